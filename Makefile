@@ -1,0 +1,34 @@
+# Two commands do all: `make demo` and `make test`. Each makes the environment first, once.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export MPLBACKEND := Agg
+
+.PHONY: demo test quick lint notebooks clean
+
+demo: $(READY)  ## make the environment, then the main job on a phantom
+	$(BIN)/mura demo
+
+test: $(READY) lint  ## everything: style, tests (the slow ones too), notebooks
+	$(BIN)/python -m pytest
+
+quick: $(READY)  ## the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+notebooks: $(READY)  ## modules from notebooks; outputs cleaned of what changes by itself
+	$(BIN)/nbdev-export
+	$(BIN)/nbdev-clean
+
+$(READY): settings.ini setup.py constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
