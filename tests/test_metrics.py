@@ -279,7 +279,12 @@ def _kappa(cm):
 
 def test_region_baseline_counts_training_studies_not_images():
     train = pd.DataFrame(
-        {"study": ["a", "a", "a", "b", "c", "d"], "region": ["H"] * 4 + ["W"] * 2, "label": [1, 1, 1, 0, 0, 0]}
+        {
+            "study": ["a", "a", "a", "b", "c", "d"],
+            "region": ["H"] * 4 + ["W"] * 2,
+            "label": [1, 1, 1, 0, 0, 0],
+            "view": [1, 2, 3, 1, 1, 1],
+        }
     )
     rows = pd.DataFrame({"study": list("xyz"), "region": ["H", "W", "new"], "label": [1, 0, 0]})
     preds = region_baseline(train, rows)
