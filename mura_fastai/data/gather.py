@@ -1,0 +1,105 @@
+"""Steps that every source takes: find the files, decode them once, leave out what cannot be trusted and name it."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from ..errors import InputError
+from .pixels import SUFFIXES, inspect_images, limit_bad
+
+Progress = Callable[[int, int], None] | None
+
+
+def plain_name(name: str) -> str:
+    "Small letters, one kind of joint: `Non-Fractured` and `non fractured` are `non_fractured`."
+    return re.sub(r"[-\s]+", "_", name.lower())
+
+
+def is_inside(path: str, real_root: str) -> bool:
+    "Does `path` stay below `real_root` after links and `..` are followed?"
+    try:
+        return os.path.commonpath([os.path.realpath(path), real_root]) == real_root
+    except ValueError:  # another drive on Windows, a null byte
+        return False
+
+
+def image_files(
+    root: Path,  # a folder
+) -> tuple[list[str], list[dict]]:  # paths, sorted; and what was passed over
+    "All image files below `root`. A link that leads out of it is an error before anything is opened."
+    files, skipped, real_root = [], [], os.path.realpath(root)
+
+    def closed(error: OSError):  # os.walk would pass over it in silence
+        skipped.append({"path": str(error.filename), "reason": "a folder that cannot be read"})
+
+    for folder, folders, names in os.walk(root, onerror=closed):
+        folders.sort()
+        for name in sorted(folders + names):
+            path = os.path.join(folder, name)
+            if name.startswith("._") or name == ".DS_Store":
+                skipped.append({"path": path, "reason": "macOS leftover, no image"})
+            elif os.path.islink(path) and not is_inside(path, real_root):
+                raise InputError(f"{path}: a link that leads out of {root}; put the file itself there, or remove it")
+            elif name in folders:
+                if os.path.islink(path):
+                    skipped.append({"path": path, "reason": "a link to a folder, not followed"})
+            elif name.lower().endswith(SUFFIXES):
+                files.append(path)
+    good = [f for f in files if _is_text(f)]
+    named = [os.fsencode(f).decode("utf-8", "backslashreplace") for f in files if not _is_text(f)]
+    return good, skipped + [{"path": f, "reason": "the file's name is not UTF-8; rename it"} for f in named]
+
+
+def _is_text(path: str) -> bool:
+    "Tables are UTF-8; a name with stray bytes could be read but never written down."
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def leave_out(rows: pd.DataFrame, out: pd.Series, reason: str | pd.Series, skipped: list[dict]) -> pd.DataFrame:
+    "The rows that stay; the others are named in `skipped`."
+    reasons = reason[out] if isinstance(reason, pd.Series) else [reason] * int(out.sum())
+    skipped += [{"path": p, "reason": r} for p, r in zip(rows.path[out], reasons, strict=True)]
+    return rows[~out]
+
+
+def two_labels(rows: pd.DataFrame, key: str) -> pd.Series:
+    "Rows whose `key` occurs with both labels."
+    return rows.label.astype("Float64").groupby(rows[key]).transform("nunique") > 1
+
+
+def checked(
+    rows: pd.DataFrame,  # with `path` and `label`
+    skipped: list[dict],  # grows by what is left out
+    max_bad: float,  # greatest share of unreadable files
+    progress: Progress,
+    look: bool = False,  # also thumbnails
+) -> pd.DataFrame:  # rows of readable, unlike images, with `_width, _height, _pixel_hash` (and `_look`)
+    "Decode all files once; leave out the unreadable ones, copies of one that stays, and copies with two labels."
+    found = inspect_images(rows.path, look=look, progress=progress)
+    # The underscore keeps them apart from columns that a user's own table may have.
+    rows = rows.reset_index(drop=True).join(found.drop(columns="path").add_prefix("_"))
+    bad = rows._reason != ""
+    rows = leave_out(rows, bad, rows._reason, skipped)
+    limit_bad(skipped[len(skipped) - int(bad.sum()) :], len(found), max_bad)
+    rows = leave_out(rows, two_labels(rows, "_pixel_hash"), "same pixels under both labels", skipped)
+    rows = rows.sort_values(["_pixel_hash", "label", "path"])  # a copy with a label before one without
+    first = rows._pixel_hash.map(rows.drop_duplicates("_pixel_hash").set_index("_pixel_hash").path)
+    rows = leave_out(rows, rows.path != first, "same pixels as " + first, skipped)
+    if rows.empty:
+        raise InputError(f"none of {len(found)} images can be used, such as {found.path.iloc[0]}: check the data")
+    return rows.sort_index()
+
+
+def existing_folder(root: str | Path) -> Path:
+    "Absolute, links kept as the user named them."
+    root = Path(root).expanduser().absolute()
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the folder that holds the images")
+    return root

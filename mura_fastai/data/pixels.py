@@ -1,0 +1,287 @@
+"""One file to one grey array. Every rule about what counts as a readable image lives here and nowhere else."""
+
+import hashlib
+import io
+import os
+import stat
+import sys
+import threading
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageFile
+
+from ..errors import BadImage, InputError
+from . import fingerprints
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow's other forty parsers never see a file
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+MIN_SIDE = 32  # px; below this nothing of a bone can be judged
+MAX_PIXELS = 50_000_000  # read from the header, so that a bomb is refused before a byte of it is decoded
+MAX_BYTES = 8 * MAX_PIXELS + 2**24  # no honest file of so many pixels is larger
+LOOK_SIDE = 64  # px of the thumbnail that `lookalikes` compares
+
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+# What files that are no image tend to begin with, for a reason that helps.
+_STRANGERS = ((b"<", "not an image but HTML or XML"), (b"GIF8", "a GIF"), (b"%PDF", "a PDF"), (b"PK\x03\x04", "a ZIP"))
+
+
+class _Strict:
+    """Holds Pillow's lenient switch off while any thread of ours decodes, and sets it back after the last one.
+
+    Other libraries set `ImageFile.LOAD_TRUNCATED_IMAGES` for the whole process; half a radiograph, its lower half
+    flat grey, would then pass for a whole one.
+    """
+
+    def __init__(self):
+        self.lock, self.readers, self.was = threading.Lock(), 0, False
+
+    def __enter__(self):
+        with self.lock:
+            self.was = self.was or ImageFile.LOAD_TRUNCATED_IMAGES
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+            self.readers += 1
+
+    def __exit__(self, *_):
+        with self.lock:
+            self.readers -= 1
+            if self.readers == 0 and self.was:
+                ImageFile.LOAD_TRUNCATED_IMAGES, self.was = True, False
+
+
+_strict = _Strict()
+if hasattr(os, "register_at_fork"):  # a loader's worker must not inherit a lock that a thread of its parent held
+    os.register_at_fork(after_in_child=_strict.__init__)
+
+
+def _read_bytes(path) -> bytes:
+    "The whole file. Only regular files: a named pipe would wait for ever."
+    try:
+        info = os.stat(path)
+        if not stat.S_ISREG(info.st_mode):
+            raise BadImage(path, "not a file")
+        if info.st_size == 0:
+            raise BadImage(path, "empty (0 bytes)")
+        if info.st_size > MAX_BYTES:
+            raise BadImage(path, f"too large ({info.st_size / 1e6:.0f} MB)")
+        with open(path, "rb") as f:
+            return f.read()
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadImage(path, "missing") from None
+    except PermissionError:
+        raise BadImage(path, "no permission to read it") from None
+    except (OSError, ValueError) as e:  # ValueError: a null byte in the name
+        raise (e if isinstance(e, BadImage) else BadImage(path, f"cannot be read ({e})")) from None
+
+
+def _check_size(path, width: int, height: int):
+    "Refuse bombs and crumbs by what the header says."
+    if width * height > MAX_PIXELS:
+        raise BadImage(path, f"too many pixels ({width} x {height}; at most {MAX_PIXELS // 10**6} million)")
+    if min(width, height) < MIN_SIDE:
+        raise BadImage(path, f"too small ({width} x {height} px; at least {MIN_SIDE} a side)")
+
+
+def _check_png(path, data: bytes):
+    "Walk the chunks: Pillow skips the checksum of the pixels and does not miss the end marker."
+    if len(data) < 33:
+        raise BadImage(path, "truncated")
+    _check_size(path, int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
+    view, at = memoryview(data), len(_PNG_MAGIC)
+    while True:
+        end = at + 12 + int.from_bytes(view[at : at + 4])
+        if at + 12 > len(view) or end > len(view):
+            raise BadImage(path, "truncated")
+        if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end]):
+            raise BadImage(path, "damaged (bad checksum)")
+        if view[at + 4 : at + 8] == b"IEND":
+            return
+        at = end
+
+
+def _stranger(data: bytes) -> str:
+    "Why Pillow did not know the file."
+    head = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if data[128:132] == b"DICM":
+        return "a DICOM file; convert it to PNG first"
+    known = [why for start, why in _STRANGERS if head.startswith(start)]
+    return known[0] if known else "not a PNG, JPEG, TIFF or BMP image"
+
+
+def _rescale_16(a: np.ndarray) -> np.ndarray:
+    """16-bit grey to 8 bits: the file's own 0.1st to 99.9th percentile becomes 0 to 255.
+
+    Most such radiographs hold 10 or 12 bits in 16, so dividing by 256 would leave them black; and with the plain
+    minimum and maximum one dead pixel or one burnt-in marker would do the same.
+    """
+    below = np.cumsum(np.bincount(a.ravel(), minlength=65536))
+    lo, hi = np.searchsorted(below, (0.001 * a.size, 0.999 * a.size))
+    if hi <= lo:
+        lo, hi = int(a.min()), int(a.max())
+    table = (np.arange(65536) - float(lo)) * (255 / max(hi - lo, 1))
+    return np.clip(table + 0.5, 0, 255).astype(np.uint8)[a]
+
+
+def _to_grey(path, im: Image.Image) -> Image.Image | np.ndarray:
+    "Any mode that a radiograph comes in to 8-bit grey."
+    if im.mode.startswith("I;16"):
+        return _rescale_16(np.asarray(im).astype(np.uint16))
+    if im.mode == "F":
+        raise BadImage(path, "32-bit float pixels; save it as 8- or 16-bit grey")
+    if im.mode == "I":
+        raise BadImage(path, "32-bit integer pixels; save it as 8- or 16-bit grey")
+    if im.has_transparency_data:
+        rgba = im.convert("RGBA")  # black is what surrounds a radiograph, so it shows through
+        im = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+    return im if im.mode == "L" else im.convert("RGB").convert("L") if im.mode == "CMYK" else im.convert("L")
+
+
+def _decode(path) -> tuple[np.ndarray, str]:
+    'The grey array, and the mode that the file had ("RGB", "I;16 turned", ...).'
+    data = _read_bytes(path)
+    if data.startswith(_PNG_MAGIC):
+        _check_png(path, data)
+    try:
+        with _strict, Image.open(io.BytesIO(data), formats=FORMATS) as im:
+            _check_size(path, *im.size)
+            if getattr(im, "n_frames", 1) > 1:
+                raise BadImage(path, f"several frames ({im.n_frames})")
+            mode = im.mode
+            if mode == "RGB" and im.tile and ";16" in str(im.tile[0][3]):
+                raise BadImage(path, "16-bit colour; save it as 8- or 16-bit grey")
+            im.draft("L", im.size)  # a JPEG gives its luminance straight away, in two thirds of the time
+            im.load()
+            grey = _to_grey(path, im)
+            turn = _TURN.get(im.getexif().get(0x0112))
+    except BadImage:
+        raise
+    except Image.UnidentifiedImageError:
+        raise BadImage(path, _stranger(data)) from None
+    except Exception as e:  # Pillow's parsers raise a dozen types (struct.error, SyntaxError, ...) for a broken file
+        reason = "truncated" if "truncated" in str(e) else f"damaged ({type(e).__name__}: {e})"
+        raise BadImage(path, reason) from None
+    if turn is not None:
+        grey, mode = Image.fromarray(np.asarray(grey)).transpose(turn), f"{mode} turned"
+    return np.array(grey), mode
+
+
+def read_grey(
+    path: str | Path,  # a PNG, JPEG, TIFF or BMP file
+) -> np.ndarray:  # uint8, height x width
+    """Read one image as grey, upright by its EXIF tag, transparency on black, 16 bits rescaled by its own percentiles.
+
+    Raises `BadImage` for what cannot be used whole: missing, empty, truncated or damaged files (also where another
+    library has told Pillow to be lenient), other formats, several frames, float pixels, a side under 32 px, more
+    than 50 megapixels.
+    """
+    return _decode(path)[0]
+
+
+def pad_square(
+    a: np.ndarray,  # uint8, height x width
+    size: int,  # px
+) -> np.ndarray:  # uint8, size x size
+    """Scale the longer side to `size`, aspect kept, centred on black.
+
+    Black is what collimated radiographs end in; centred, so that a lateral flip or a rotation moves no border.
+    """
+    h, w = a.shape
+    scale = size / max(h, w)
+    new_h, new_w = max(1, round(h * scale)), max(1, round(w * scale))
+    if (new_h, new_w) != (h, w):
+        # Pillow widens the bilinear filter when it shrinks, so nothing aliases; the gap lets boxes do the rough part.
+        a = np.asarray(Image.fromarray(a).resize((new_w, new_h), Image.Resampling.BILINEAR, reducing_gap=3.0))
+    out = np.zeros((size, size), np.uint8)
+    top, left = (size - new_h) // 2, (size - new_w) // 2
+    out[top : top + new_h, left : left + new_w] = a
+    return out
+
+
+def _inspect(path: str, look: bool) -> dict:
+    "One row of `inspect_images`."
+    row = dict(reason="", width=0, height=0, mode="", pixel_hash="", look=b"")
+    try:
+        a, mode = _decode(path)
+    except BadImage as e:
+        return row | dict(reason=e.reason)
+    digest = hashlib.sha256(f"{a.shape}".encode())
+    digest.update(a)
+    row |= dict(height=a.shape[0], width=a.shape[1], mode=mode, pixel_hash=digest.hexdigest()[:32])
+    if look:
+        small = Image.fromarray(a).resize((LOOK_SIDE, LOOK_SIDE), Image.Resampling.BOX)
+        row["look"] = small.tobytes()
+    return row
+
+
+def inspect_images(
+    paths: Iterable[str | Path],  # files to decode
+    look: bool = False,  # also make the thumbnails that `lookalikes` compares
+    workers: int | None = None,  # threads; the number of cores unless set
+    progress: Callable[[int, int], None] | None = None,  # called with (done, all), e.g. `stderr_bar("checking")`
+    cache: bool = True,  # keep the rows in the user's cache folder, by path, size and time of change
+) -> pd.DataFrame:  # `path, reason ("" where all is well), width, height, mode, pixel_hash, look (64 x 64 as bytes)`
+    "Decode every file once and say all that anybody asks of it before training. A second call decodes what changed."
+    paths = [str(p) for p in paths]
+    with fingerprints.opened(paths, look, enabled=cache) as known:
+        todo = [i for i, row in enumerate(known.rows) if row is None]
+        # Threads, not processes: Pillow decodes without the interpreter's lock, so two of them take half the time,
+        # and nothing has to be started, pickled or guarded by `if __name__ == "__main__"`.
+        pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
+        try:
+            for n, (i, row) in enumerate(zip(todo, pool.map(lambda i: _inspect(paths[i], look), todo), strict=True)):
+                known.rows[i] = row
+                if progress:
+                    progress(n + 1, len(todo))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        table = pd.DataFrame(known.rows, columns=["reason", "width", "height", "mode", "pixel_hash", "look"])
+    return pd.concat([pd.Series(paths, name="path", dtype=object), table], axis=1)
+
+
+def check_images(
+    paths: Iterable[str | Path],  # files to decode
+    workers: int | None = None,  # threads
+    progress: Callable[[int, int], None] | None = None,  # called with (done, all)
+) -> list[dict]:  # `{"path", "reason"}` of each file that cannot be used
+    "The files that `read_grey` would refuse."
+    table = inspect_images(paths, workers=workers, progress=progress)
+    return table.loc[table.reason != "", ["path", "reason"]].to_dict("records")
+
+
+def limit_bad(
+    bad: list[dict],  # `{"path", "reason"}` of the files that cannot be used
+    total: int,  # number of files in all
+    max_bad: float = 0.05,  # greatest share that is left out without asking
+):
+    "Raise `InputError` when more than `max_bad` of the files cannot be used: then something else is wrong."
+    if len(bad) <= max_bad * total:
+        return
+    shown = "; ".join(f"{b['path']} ({b['reason']})" for b in bad[:3])
+    more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+    raise InputError(
+        f"{len(bad)} of {total} images ({len(bad) / total:.0%}) cannot be used, more than --max-bad {max_bad:g}: "
+        f"{shown}{more}; repair them, or allow more with --max-bad {min(1, np.ceil(len(bad) / total * 100) / 100):g}"
+    )
+
+
+def stderr_bar(
+    what: str,  # a word for the left of the line, e.g. "checking images"
+) -> Callable[[int, int], None] | None:  # for `progress=`; None where nobody watches
+    "A one-line count on the terminal. Nothing in a pipe."
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int):
+        if done == total or done % 50 == 0:
+            print(f"\r{what} {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return show
