@@ -18,3 +18,11 @@ class BadImage(ValueError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+class TrainingError(RuntimeError):
+    "Training cannot go on, and why. The commands exit with code 1."
+
+    def __str__(self) -> str:
+        # fastai prepends where it happened, on a line of its own; people need the last line.
+        return str(self.args[0]).strip().splitlines()[-1].strip()
