@@ -343,9 +343,9 @@ def score(
 
 # %% ../../nbs/40_results.metrics.ipynb #647d7b51
 def _short(x, digits):
-    "0.6904 as .690, and -0.05 as -.05."
-    text = f"{round(x, digits) + 0.0:.{digits}f}"  # + 0.0: no -.00
-    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+    "0.6904 as .690, -0.05 as -.05, and 1 as wide as these."
+    x = round(x, digits) + 0.0  # + 0.0: no -.00
+    return f"{x:.{digits}f}".replace("0.", ".", 1) if abs(x) < 1 else f"{x:.{digits - 1}f}"
 
 
 def _cell(row, name):

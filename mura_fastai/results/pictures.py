@@ -1,0 +1,77 @@
+"""Drawing what results show: one radiograph, one confusion matrix, and text that a plot can hold."""
+
+import numpy as np
+
+from ..data.pixels import read_grey
+from ..data.studies import LABEL_NAMES
+from ..errors import BadImage
+
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F")
+# (truth, prediction) -> word and colour; each kind of error has a colour of its own, everywhere
+VERDICTS = {
+    (0, 0): ("right", "#555555"),
+    (0, 1): ("false alarm", "#0072B2"),
+    (1, 0): ("missed", "#D55E00"),
+    (1, 1): ("right", "#555555"),
+}
+NOT_TO_SHARE = "Holds pictures of the data set. Radiographs of MURA may not be shared."
+LONGEST = 512  # px of a picture in a figure: more is not seen there, and a figure keeps what it is given
+
+
+def plain_text(
+    text,  # anything, such as a file name
+    width: int = 34,  # characters at most
+) -> str:
+    """Text that can be drawn: no line breaks, no characters a plot font lacks, cut in the middle.
+
+    Names differ at their ends. Draw it with `parse_math=False`, or its dollar signs start a formula."""
+    text = "".join(c if c.isprintable() and ord(c) < 0x500 else "?" for c in str(text))
+    head = width // 3
+    return text if len(text) <= width else f"{text[:head]}...{text[len(text) - (width - head - 3) :]}"
+
+
+def draw_picture(
+    ax,  # where to draw
+    path,  # image file
+    colour: str | None = None,  # of a frame around it
+):
+    "One radiograph, centred on a black square without axes; a grey one that says why where it cannot be read."
+    ax.set(xticks=[], yticks=[], box_aspect=1)
+    for spine in ax.spines.values():
+        spine.set(color=colour or "black", linewidth=3 if colour else 1)
+    try:
+        grey = read_grey(path)
+    except BadImage as e:
+        words = f"picture not available\n{plain_text(e.reason, 30)}"
+        ax.set_facecolor("#BBBBBB")
+        ax.text(0.5, 0.5, words, ha="center", va="center", transform=ax.transAxes, parse_math=False)
+        return
+    step = -(-max(grey.shape) // LONGEST)
+    ax.imshow(grey[::step, ::step].copy(), cmap="gray", vmin=0, vmax=255)
+    (h, w), half = ax.images[0].get_array().shape, max(ax.images[0].get_array().shape) / 2
+    ax.set(
+        facecolor="black", xlim=(w / 2 - half - 0.5, w / 2 + half - 0.5), ylim=(h / 2 + half - 0.5, h / 2 - half - 0.5)
+    )
+
+
+def draw_confusion(
+    ax,  # where to draw
+    cm: np.ndarray,  # 2 x 2 counts: rows are the truth, columns the prediction
+    title: str,  # above it
+    normalize: bool = False,  # shade by the rate in a row and write it first
+    fontsize: int = 13,
+):
+    "One confusion matrix: counts and, of each true class, rates."
+    totals = cm.sum(1, keepdims=True)
+    rates = np.divide(cm, totals, out=np.zeros(cm.shape), where=totals > 0)
+    shade = rates if normalize else cm / max(cm.max(), 1)
+    ax.imshow(shade, cmap="Blues", vmin=0, vmax=1)
+    for i, j in np.ndindex(2, 2):
+        lines = [f"{cm[i, j]:,}", f"{rates[i, j]:.0%}" if totals[i, 0] else "none"]
+        text = "\n".join(lines[::-1] if normalize else lines)
+        colour = "white" if shade[i, j] > 0.5 else "black"
+        ax.text(j, i, text, ha="center", va="center", fontsize=fontsize, color=colour)
+    ax.set_title(title, fontsize=fontsize - 1, parse_math=False)
+    ax.set_xticks([0, 1], LABEL_NAMES, fontsize=fontsize - 3)
+    ax.set_yticks([0, 1], LABEL_NAMES, fontsize=fontsize - 3, rotation=90, va="center")
