@@ -427,6 +427,7 @@ def test_mura_files_are_checked_and_a_study_keeps_its_readable_views(mura):
     assert images.columns.tolist() == ["path", "split", "region", "patient", "study", "view", "label"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FRACATLAS.is_dir(), reason="needs FracAtlas beside the checkout")
 def test_the_real_fracatlas():
     images = read_images(FRACATLAS)
