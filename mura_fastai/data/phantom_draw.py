@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from mura_fastai.data.phantom_anatomy import STEPS, Bone
+from mura_fastai.data.phantom_anatomy import Bone, U
 
-LETTERS = {"L": ("1000", "1000", "1000", "1000", "1000", "1000", "1111"), "R": ("1110", "1001", "1001", "1110", "1010", "1001", "1001")}
+LETTERS = {
+    "L": ("1000", "1000", "1000", "1000", "1000", "1000", "1111"),
+    "R": ("1110", "1001", "1001", "1110", "1010", "1001", "1001"),
+}
 
 
 @dataclass
@@ -30,7 +34,7 @@ def textures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(20180117)
     f = np.hypot(*np.meshgrid(np.fft.fftfreq(512), np.fft.rfftfreq(512), indexing="ij"))
     noise = np.fft.rfft2(rng.standard_normal((512, 512)))
-    bands = [np.exp(-((f - 0.13) ** 2) / 0.003), np.exp(-((f / 0.02) ** 2))]
+    bands = [np.exp(-((f - 0.20) ** 2) / 0.008), np.exp(-((f / 0.02) ** 2))]
     spongy, clouds = (np.fft.irfft2(noise * b) for b in bands)
     grain = rng.standard_normal((1024, 1024)).astype(np.float32)
     grain = 0.62 * grain + 0.38 * (np.roll(grain, 1, 0) + np.roll(grain, 1, 1) + np.roll(grain, (1, 1), (0, 1)))
@@ -44,6 +48,21 @@ def crop(tile: np.ndarray, shape, at) -> np.ndarray:
         return tile[y : y + shape[0], x : x + shape[1]]
     rows, cols = ((o + np.arange(k)) % n for o, k, n in zip((y, x), shape, tile.shape))
     return tile[rows[:, None], cols]
+
+
+class Strip(NamedTuple):
+    "The part of a canvas that a bone may cover, and the bone's tables at that size, in pixels."
+
+    where: tuple  # slices of the canvas
+    u: np.ndarray  # along the bone
+    v: np.ndarray  # to the right of its axis
+    step: np.ndarray  # index into the tables
+    length: float
+    scale: float  # pixels to a unit of the skeleton, across the bone
+    left: np.ndarray
+    right: np.ndarray
+    wall: np.ndarray
+    dense: np.ndarray
 
 
 class Canvas:
@@ -88,10 +107,14 @@ class Canvas:
         x1, y1 = np.minimum(np.ceil(corners.max(0) + pad), (self.w, self.h)).astype(int)
         if x1 <= x0 or y1 <= y0:
             return None
-        return (slice(y0, y1), slice(x0, x1)), np.arange(x0, x1, dtype=np.float32) + 0.5, np.arange(y0, y1, dtype=np.float32)[:, None] + 0.5
+        return (
+            (slice(y0, y1), slice(x0, x1)),
+            np.arange(x0, x1, dtype=np.float32) + 0.5,
+            np.arange(y0, y1, dtype=np.float32)[:, None] + 0.5,
+        )
 
     def strip(self, bone: Bone):
-        "Where a bone lies: slices, u and v in pixels, and table index at each pixel; None where it is out of the picture."
+        "Where a bone lies; None where it is out of the picture."
         p, e, n, length = self.frame(bone)
         scale = self.view.zoom * self.px * self.broaden(bone)
         reach = float(max(bone.left.max(), bone.right.max())) * scale
@@ -102,52 +125,63 @@ class Canvas:
         e, n = e.astype(np.float32), n.astype(np.float32)
         u = (x - np.float32(p[0])) * e[0] + (y - np.float32(p[1])) * e[1]
         v = -((x - np.float32(p[0])) * n[0] + (y - np.float32(p[1])) * n[1])
-        step = np.clip(u * np.float32((STEPS - 1) / length), 0, STEPS - 1).astype(np.int32)
-        return where, u, v, step, length, scale
+        steps = int(2 * length) + 2
+        step = np.clip(u * np.float32((steps - 1) / length), 0, steps - 1).astype(np.int32)
+        left, right, wall, dense = (
+            np.interp(np.linspace(0, 1, steps), U, t).astype(np.float32)
+            for t in (bone.left, bone.right, bone.wall, bone.dense)
+        )
+        return Strip(where, u, v, step, length, scale, left * scale, right * scale, wall * scale, dense)
 
     def draw_flesh(self, bone: Bone):
         place = self.strip(bone)
         if place is None:
             return
-        where, _, v, step, _, scale = place
-        half, mid = (bone.left + bone.right) * (scale / 2), (bone.right - bone.left) * (scale / 2)
-        rel = (v - mid[step]) / np.maximum(half, 1e-3)[step]
+        half, mid = (place.left + place.right) / 2, (place.right - place.left) / 2
+        rel = (place.v - mid[place.step]) / np.maximum(half, 1e-3)[place.step]
         thick = np.sqrt(np.maximum(1 - rel * rel, 0)) * bone.flat
-        np.maximum(self.flesh[where], thick, out=self.flesh[where])
+        np.maximum(self.flesh[place.where], thick, out=self.flesh[place.where])
 
     def draw_bone(self, bone: Bone):
         place = self.strip(bone)
         if place is None:
             return
-        where, u, v, step, length, scale = place
-        thick = self._wall_and_marrow(bone, v, step, scale)
+        spongy = crop(textures()[0], place.v.shape, self.rng.random(2))
+        thick = self._wall_and_marrow(place, spongy)
         if bone.cut:
-            thick = self._break(bone, thick, u, v, step, length, scale)
-        self.bone[where] += thick * np.float32(bone.flat / self.ref) * bone.dense[step]
+            thick = self._break(bone, place, thick, spongy)
+        self.bone[place.where] += thick * (np.float32(bone.flat / self.ref) * place.dense)[place.step]
 
-    def _wall_and_marrow(self, bone, v, step, scale):
-        "Path of the beam through the cortex and, more weakly, through spongy bone, in pixels."
-        half, mid = (bone.left + bone.right) * (scale / 2), (bone.right - bone.left) * (scale / 2)
-        off = v - mid[step]
+    def _wall_and_marrow(self, place: Strip, spongy, shift=0.0):
+        "Path of the beam through the cortex and, more weakly, through spongy bone, in pixels; the axis moved by `shift`."
+        half, mid, step = (place.left + place.right) / 2, (place.right - place.left) / 2 + shift, place.step
+        off = place.v - mid.astype(np.float32)[step]
         off *= off
-        inner = np.maximum(half - bone.wall * scale, 0)
+        inner = np.maximum(half - place.wall, 0)
         outer_path = np.sqrt(np.maximum((half * half)[step] - off, 0))
         inner_path = np.sqrt(np.maximum((inner * inner)[step] - off, 0))
-        spongy = crop(textures()[0], off.shape, self.rng.random(2))
-        return outer_path - inner_path * (0.60 - 0.07 * spongy)
+        hollow = 0.5 + 0.28 * place.wall / place.wall.max()  # shafts are hollow, ends full of spongy bone
+        return outer_path - inner_path * (hollow[step] - 0.045 * spongy)
 
-    def _break(self, bone, thick, u, v, step, length, scale):
+    def _break(self, bone: Bone, place: Strip, thick, spongy):
         "The bone with its far part shifted at a jagged line, and the line itself."
-        cut, wide = bone.cut, bone.half(bone.cut["u"]) * scale
-        jag = np.interp(np.linspace(-1.6, 1.6, 64), np.linspace(-1.6, 1.6, len(cut["jag"])), cut["jag"]).astype(np.float32)
-        across = np.clip((v / wide + 1.6) * 20, 0, 63).astype(np.int32)
-        line = u - np.float32(cut["u"] * length) - v * np.float32(cut["slope"]) - jag[across] * np.float32(wide)
+        cut, length, wide = bone.cut, place.length, bone.half(bone.cut["u"]) * place.scale
+        jag = np.interp(np.linspace(-1.6, 1.6, 64), np.linspace(-1.6, 1.6, len(cut["jag"])), cut["jag"]).astype(
+            np.float32
+        )
+        across = np.clip((place.v / wide + 1.6) * 20, 0, 63).astype(np.int32)
+        line = (
+            place.u
+            - np.float32(cut["u"] * length)
+            - place.v * np.float32(cut["slope"])
+            - jag[across] * np.float32(wide)
+        )
         if cut["shift"]:
-            fade = np.exp(-np.maximum(U_PX(length) - cut["u"] * length, 0) / (2.2 * wide)) * cut["shift"] * wide
-            far = Bone(bone.a, bone.b, bone.left - fade / scale, bone.right + fade / scale, bone.wall)
+            along = np.linspace(0, length, len(place.wall), dtype=np.float32) - cut["u"] * length
+            shift = np.exp(-np.maximum(along, 0) / (3.5 * wide)) * cut["shift"] * wide
             side = np.clip(line / 1.5 + 0.5, 0, 1)
-            thick = thick * (1 - side) + self._wall_and_marrow(far, v, step, scale) * side
-        gap = np.float32(max(cut["gap"] * wide, 0.7))
+            thick = thick * (1 - side) + self._wall_and_marrow(place, spongy, shift) * side
+        gap = np.float32(max(cut["gap"] * wide, 0.0055 * self.px))
         return thick * (1 - np.float32(cut["depth"]) * np.exp(-((line / gap) ** 2)))
 
     def bar(self, p, q, half: float, value: float, on: str = "metal", ends: float = 1.0):
@@ -173,12 +207,9 @@ class Canvas:
             return None
         where, x, y = box
         r = np.sqrt((x - np.float32(centre[0])) ** 2 + ((y - np.float32(centre[1])) * np.float32(squash)) ** 2)
-        return where, (1 / (1 + np.exp(np.clip((r / np.float32(radius) - 1) * np.float32(hard * 2), -30, 30)))).astype(np.float32)
-
-
-def U_PX(length):
-    "Table positions in pixels."
-    return np.linspace(0, length, STEPS, dtype=np.float32)
+        return where, (1 / (1 + np.exp(np.clip((r / np.float32(radius) - 1) * np.float32(hard * 2), -30, 30)))).astype(
+            np.float32
+        )
 
 
 def field_mask(canvas: Canvas) -> np.ndarray:
@@ -193,13 +224,20 @@ def field_mask(canvas: Canvas) -> np.ndarray:
 def expose(canvas: Canvas, look: dict, rng: np.random.Generator) -> np.ndarray:
     "The film of a finished canvas, 0 (black) to 1 (white): exposure, scatter, contrast, shutters."
     clouds = crop(textures()[2], canvas.bone.shape, rng.random(2))
-    flesh = np.sqrt(canvas.flesh) * (1 + 0.05 * clouds)
+    flesh = canvas.flesh * (1.6 - 0.6 * canvas.flesh) * (1 + 0.05 * clouds)
     beam = look["flesh"] * flesh + look["bone"] * canvas.bone
     film = 1 - np.exp(-look["dose"] * np.maximum(beam - look["floor"], 0))
-    film = film ** np.float32(look["gamma"]) * np.float32(look["white"])
+    film = film ** np.float32(look["gamma"])
     film = film * (1 - canvas.metal) + canvas.metal * np.float32(look["metal"])
-    ramp = np.linspace(-1, 1, canvas.h, dtype=np.float32)[:, None] * look["heel"][0] + np.linspace(-1, 1, canvas.w, dtype=np.float32) * look["heel"][1]
+    ramp = (
+        np.linspace(-1, 1, canvas.h, dtype=np.float32)[:, None] * look["heel"][0]
+        + np.linspace(-1, 1, canvas.w, dtype=np.float32) * look["heel"][1]
+    )
     film = film * (1 + ramp) + np.float32(look["fog"])
+    bright = np.partition(film[::3, ::3].ravel(), -(film.size // 900))[
+        -(film.size // 900)
+    ]  # as stations window a picture
+    film = film * np.float32(look["white"] / bright**0.7)
     mask = field_mask(canvas)
     return film * mask + np.float32(look["shutter"]) * (1 - mask)
 

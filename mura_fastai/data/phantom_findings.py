@@ -29,8 +29,8 @@ class Finding:
 
 
 FORMS = {
-    "fracture": {"displaced": 0.45, "complete": 0.35, "hairline": 0.20},
-    "hardware": {"plate": 0.55, "pin": 0.30, "screw": 0.15},
+    "fracture": {"displaced": 0.55, "complete": 0.33, "hairline": 0.12},
+    "hardware": {"plate": 0.6, "pin": 0.25, "screw": 0.15},
     "degenerative": {"joint": 1.0},
     "other": {"lytic": 0.35, "sclerotic": 0.20, "exostosis": 0.30, "swelling": 0.15},
 }
@@ -52,7 +52,7 @@ def kinds_of(rng) -> list[str]:
 
 def places(skeleton: Skeleton, inside) -> tuple[list, list]:
     "Places of bones (index, u) and joints that `inside` (a test of a point) finds in the middle of the picture."
-    spots = [(i, u) for i, b in enumerate(skeleton.bones) for u in np.arange(0.1, 0.95, 0.05) if b.length > 0.09 and inside(b.at(u))]
+    spots = [(i, u) for i in skeleton.main for u in np.arange(0.1, 0.95, 0.05) if inside(skeleton.bones[i].at(u))]
     joints = [j for j in skeleton.joints if inside(skeleton.bones[j[0]].at(j[1]))]
     return spots, joints
 
@@ -60,19 +60,31 @@ def places(skeleton: Skeleton, inside) -> tuple[list, list]:
 def choose(rng, skeleton: Skeleton, inside, n_views: int) -> list[Finding]:
     "Findings of one study; normal studies draw none of theirs, so that framing says nothing about the label."
     spots, joints = places(skeleton, inside)
+    weights = np.array([skeleton.bones[i].half(u) for i, u in spots])  # the larger, the likelier
     found = []
     for kind in kinds_of(rng):
         form = pick(rng, FORMS[kind])
-        bone, u = spots[rng.integers(len(spots))]
+        bone, u = spots[rng.choice(len(spots), p=weights / weights.sum())]
         if kind == "hardware" and found and found[0].kind == "fracture":
             bone, u = found[0].bone, found[0].u  # a plate sits on the fracture it holds
         joint = joints[rng.integers(len(joints))] if kind == "degenerative" and joints else None
         if kind == "degenerative" and joint is None:
             kind, form = "other", "lytic"
-        share = {"hardware": 0.97, "degenerative": 0.8}.get(kind, 0.68)
+        share = {"hardware": 0.97, "degenerative": 0.88}.get(kind, 0.78)
         shown = rng.random(n_views) < share
         shown[rng.integers(n_views)] = True
-        found.append(Finding(kind, form, bone, float(u), int(rng.choice([-1, 1])), rng.random(12), joint, tuple(bool(s) for s in shown)))
+        found.append(
+            Finding(
+                kind,
+                form,
+                bone,
+                float(u),
+                int(rng.choice([-1, 1])),
+                rng.random(12),
+                joint,
+                tuple(bool(s) for s in shown),
+            )
+        )
     return found
 
 
@@ -80,17 +92,28 @@ def alter(skeleton: Skeleton, f: Finding):
     "Change the bones themselves, before they are drawn: breaks, spurs, worn joints, bumps."
     bone, r = skeleton.bones[f.bone], f.numbers
     if f.kind == "fracture":
-        far = {"displaced": (0.5 + 0.6 * r[0]) * f.side, "complete": 0.16 * f.side * r[0], "hairline": 0.0}[f.form]
-        depth = {"displaced": 0.75, "complete": 0.55 + 0.25 * r[1], "hairline": 0.40 + 0.2 * r[1]}[f.form]
-        gap = {"displaced": 0.16 + 0.14 * r[2], "complete": 0.09 + 0.07 * r[2], "hairline": 0.06}[f.form]
-        bone.cut = {"u": f.u, "slope": 1.6 * (r[3] - 0.5), "jag": (np.resize(r, 9) - 0.5) * 0.45, "gap": gap, "depth": depth, "shift": far}
+        far = {"displaced": (1.0 + 0.8 * r[0]) * f.side, "complete": 0.35 * f.side * r[0], "hairline": 0.0}[f.form]
+        depth = {"displaced": 0.9, "complete": 0.7 + 0.25 * r[1], "hairline": 0.55 + 0.2 * r[1]}[f.form]
+        gap = {"displaced": 0.25 + 0.2 * r[2], "complete": 0.18 + 0.12 * r[2], "hairline": 0.1}[f.form]
+        bone.cut = {
+            "u": f.u,
+            "slope": 1.6 * (r[3] - 0.5),
+            "jag": (np.resize(r, 9) - 0.5) * 0.45,
+            "gap": gap,
+            "depth": depth,
+            "shift": far,
+        }
     elif f.kind == "degenerative":
         i, end_i, j, end_j = f.joint
         gap = skeleton.bones[j].at(end_j) - skeleton.bones[i].at(end_i)
         for k, end, move in ((i, end_i, 0.42), (j, end_j, -0.42)):
-            _wear(skeleton.bones[k], end, gap * np.float32(move * (0.5 + 0.5 * r[0])), r)
+            _wear(skeleton.bones[k], end, gap * np.float32(move * (0.7 + 0.5 * r[0])), r)
     elif f.form == "exostosis":
-        bump = (0.7 + 0.7 * r[0]) * bone.half(f.u) * np.exp(-(((U - f.u) * bone.length / (bone.half(f.u) * (0.5 + 0.5 * r[1]))) ** 2))
+        bump = (
+            (0.7 + 0.7 * r[0])
+            * bone.half(f.u)
+            * np.exp(-(((U - f.u) * bone.length / (bone.half(f.u) * (0.5 + 0.5 * r[1]))) ** 2))
+        )
         if f.side < 0:
             bone.left = (bone.left + bump).astype(np.float32)
         else:
@@ -99,21 +122,28 @@ def alter(skeleton: Skeleton, f: Finding):
         p = bone.at(f.u)
         d = (bone.b - bone.a) / bone.length
         out = np.array([-d[1], d[0], 0], np.float32) * np.float32(f.side * skeleton.ref * (2.2 + r[0]))
-        skeleton.flesh.append(tube(p + out - d * skeleton.ref * 3, p + out + d * skeleton.ref * 3, skeleton.ref * (2.4 + r[1]), skeleton.ref * (2.4 + r[2])))
+        skeleton.flesh.append(
+            tube(
+                p + out - d * skeleton.ref * 3,
+                p + out + d * skeleton.ref * 3,
+                skeleton.ref * (2.4 + r[1]),
+                skeleton.ref * (2.4 + r[2]),
+            )
+        )
 
 
 def _wear(bone, end, move, r):
     "Narrow the joint at one end of a bone, whiten the bone under it, and let spurs grow."
-    size = max(bone.half(0.08 if end == 0 else 0.92), 1e-3)
+    size = min(max(bone.half(0.08 if end == 0 else 0.92), 1e-3), 0.055)
     away = np.abs(U - end) * bone.length / size
     if end == 0:
         bone.a = bone.a + move
     else:
         bone.b = bone.b + move
-    spur = (0.22 + 0.25 * r[1]) * size * np.exp(-(((away - 0.3) / 0.28) ** 2))
+    spur = (0.3 + 0.3 * r[1]) * size * np.exp(-(((away - 0.3) / 0.28) ** 2))
     bone.left = (bone.left + spur).astype(np.float32)
     bone.right = (bone.right + spur * (0.4 + r[2])).astype(np.float32)
-    bone.dense = (bone.dense * (1 + (0.45 + 0.5 * r[3]) * np.exp(-((away / 0.7) ** 2)))).astype(np.float32)
+    bone.dense = (bone.dense * (1 + (0.7 + 0.6 * r[3]) * np.exp(-((away / 0.7) ** 2)))).astype(np.float32)
 
 
 def overlay(canvas: Canvas, skeleton: Skeleton, f: Finding):
@@ -124,10 +154,14 @@ def overlay(canvas: Canvas, skeleton: Skeleton, f: Finding):
     if f.kind == "hardware":
         {"plate": _plate, "pin": _pin, "screw": _screw}[f.form](canvas, bone, f, half)
     elif f.form in ("lytic", "sclerotic"):
-        place = canvas.blot(canvas.spot(bone, f.u, 0.3 * f.side), half * (0.45 + 0.25 * r[0]), 0.7 + 0.6 * r[1], 2.0 + 2 * r[2])
+        place = canvas.blot(
+            canvas.spot(bone, f.u, 0.3 * f.side), half * (0.6 + 0.3 * r[0]), 0.7 + 0.6 * r[1], 2.0 + 2 * r[2]
+        )
         if place:
             where, mask = place
-            canvas.bone[where] *= 1 - (0.45 + 0.2 * r[3]) * mask if f.form == "lytic" else 1 + (0.45 + 0.35 * r[3]) * mask
+            canvas.bone[where] *= (
+                1 - (0.55 + 0.25 * r[3]) * mask if f.form == "lytic" else 1 + (0.6 + 0.4 * r[3]) * mask
+            )
     return at
 
 
@@ -141,13 +175,13 @@ def _plate(canvas, bone, f, half):
     long = min(half * (3.0 + 2.0 * r[0]), 0.42 * canvas.frame(bone)[3])
     edge, du = f.side * (0.25 + 0.55 * r[1]), span_u(canvas, bone, long)
     lo, hi = max(f.u - du, 0.03), min(f.u + du, 0.97)
-    value, thick = 0.62 + 0.25 * r[2], max(half * (0.16 + 0.14 * r[3]), 1.0)
+    value, thick = 0.66 + 0.25 * r[2], max(half * (0.2 + 0.16 * r[3]), 0.0055 * canvas.px)
     p, q = canvas.spot(bone, lo, edge), canvas.spot(bone, hi, edge)
     canvas.bar(p, q, thick, value)
     for k in np.linspace(0.08, 0.92, 4 + int(4 * r[4])):
         s = p + (q - p) * k
         end = canvas.spot(bone, lo + (hi - lo) * k, -f.side * (0.55 + 0.4 * r[5]))
-        canvas.bar(s, end, max(half * 0.07, 0.6), value * 0.95)
+        canvas.bar(s, end, max(half * 0.08, 0.0025 * canvas.px), value * 0.95)
 
 
 def _pin(canvas, bone, f, half):
@@ -156,16 +190,19 @@ def _pin(canvas, bone, f, half):
         du = span_u(canvas, bone, half * (2.5 + 2.5 * r[1]))
         p = canvas.spot(bone, f.u - du, 0.9 * f.side * (1 - 0.7 * k))
         q = canvas.spot(bone, f.u + du * 0.8, -0.7 * f.side * (1 - 0.9 * k))
-        canvas.bar(p, q, max(half * 0.07, 0.7), 0.6 + 0.25 * r[2])
+        canvas.bar(p, q, max(half * 0.09, 0.004 * canvas.px), 0.66 + 0.25 * r[2])
 
 
 def _screw(canvas, bone, f, half):
     r = f.numbers
     for k in range(1 + int(2.5 * r[0])):
         u = f.u + span_u(canvas, bone, half * 0.8 * k)
-        p, q = canvas.spot(bone, u, 1.05 * f.side), canvas.spot(bone, u + span_u(canvas, bone, half * (r[1] - 0.5)), -0.8 * f.side)
+        p, q = (
+            canvas.spot(bone, u, 1.05 * f.side),
+            canvas.spot(bone, u + span_u(canvas, bone, half * (r[1] - 0.5)), -0.8 * f.side),
+        )
         value = 0.62 + 0.25 * r[2]
-        canvas.bar(p, q, max(half * 0.10, 0.8), value)
+        canvas.bar(p, q, max(half * 0.12, 0.005 * canvas.px), value)
         head = (q - p) / max(float(np.hypot(*(q - p))), 1e-3)
         across = np.array([-head[1], head[0]]) * max(half * 0.2, 1.4)
         canvas.bar(p - across, p + across, max(half * 0.09, 0.8), value)
@@ -198,8 +235,8 @@ def _round(points, pad):
     return np.concatenate([points.min(0) - pad, points.max(0) + pad])
 
 
-def harmless(rng, canvas: Canvas, skeleton: Skeleton, things: dict):
-    "Draw a study's harmless things: canals, growth lines, rings, clips. `things` was drawn once for all its views."
+def harmless(canvas: Canvas, skeleton: Skeleton, things: dict):
+    "Draw a study's harmless things: canals, growth lines, rings, clips."
     for name, index, u, r in things["list"]:
         bone = skeleton.bones[index]
         half = bone.half(u) * canvas.view.zoom * canvas.px * canvas.broaden(bone)
@@ -214,7 +251,7 @@ def harmless(rng, canvas: Canvas, skeleton: Skeleton, things: dict):
             canvas.bar(p, q, max(half * 0.22, 1.2), 0.62 + 0.25 * r[1])
         elif name == "clip":  # a clip, a button, a piece of wire beside or over the bone
             p = canvas.spot(bone, u, 3.2 * (r[0] - 0.5) * 2)
-            a, long = r[1] * np.pi, half * (0.6 + 2.2 * r[2])
+            a, long = r[1] * np.pi, half * (0.6 + 1.2 * r[2])
             canvas.bar(p, p + long * np.array([np.cos(a), np.sin(a)]), max(half * 0.09, 0.8), 0.6 + 0.25 * r[3])
 
 
@@ -230,9 +267,16 @@ def harmless_of(rng, skeleton: Skeleton, inside) -> dict:
     "Which harmless things a study has, whatever its label."
     spots, _ = places(skeleton, inside)
     out = []
-    for name, share in (("canal", 0.5), ("growth", 0.4), ("ring", 0.16), ("clip", 0.22)):
+    for name, share in (("canal", 0.35), ("growth", 0.25), ("ring", 0.12), ("clip", 0.10)):
         while rng.random() < share:
-            bone, u = spots[rng.integers(len(spots))]
+            fit = (
+                spots
+                if name != "ring"
+                else [s for s in spots if skeleton.bones[s[0]].half(s[1]) < 0.02 and skeleton.bones[s[0]].length < 0.16]
+            )
+            if not fit:
+                break
+            bone, u = fit[rng.integers(len(fit))]
             out.append((name, bone, float(u) if name != "growth" else float(rng.choice([0.12, 0.88])), rng.random(4)))
             share *= 0.4
     return {"list": out}
