@@ -43,10 +43,10 @@ def textures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def crop(tile: np.ndarray, shape, at) -> np.ndarray:
     "A piece of a tile from the position `at` (two shares of one); wraps round where the tile is too small."
-    y, x = (int(a * n) for a, n in zip(at, tile.shape))
+    y, x = (int(a * n) for a, n in zip(at, tile.shape, strict=True))
     if y + shape[0] <= tile.shape[0] and x + shape[1] <= tile.shape[1]:
         return tile[y : y + shape[0], x : x + shape[1]]
-    rows, cols = ((o + np.arange(k)) % n for o, k, n in zip((y, x), shape, tile.shape))
+    rows, cols = ((o + np.arange(k)) % n for o, k, n in zip((y, x), shape, tile.shape, strict=True))
     return tile[rows[:, None], cols]
 
 
@@ -256,6 +256,6 @@ def stamp(picture: np.ndarray, letter: str, at: tuple[float, float], height: flo
     glyph = np.array([[c == "1" for c in row] for row in LETTERS[letter]])
     k = max(round(height * max(picture.shape) / 7), 1)
     glyph = np.kron(glyph, np.ones((k, k), bool))
-    y, x = (int(a * max(n - g, 0)) for a, n, g in zip(at, picture.shape, glyph.shape))
+    y, x = (int(a * max(n - g, 0)) for a, n, g in zip(at, picture.shape, glyph.shape, strict=True))
     part = picture[y : y + glyph.shape[0], x : x + glyph.shape[1]]
     part[glyph[: part.shape[0], : part.shape[1]]] = value

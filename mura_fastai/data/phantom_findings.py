@@ -4,11 +4,11 @@ The shares follow the review of abnormal studies in the MURA paper (arXiv 1712.0
 48 with hardware, 35 degenerative, 29 other; a study may have several.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from mura_fastai.data.phantom_anatomy import U, Skeleton, tube
+from mura_fastai.data.phantom_anatomy import Skeleton, U, tube
 from mura_fastai.data.phantom_draw import Canvas
 
 KINDS = {"fracture": 0.53, "hardware": 0.48, "degenerative": 0.35, "other": 0.29}
