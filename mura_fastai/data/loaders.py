@@ -15,13 +15,13 @@ import torch
 from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import IntToFloatTensor, Normalize
-from fastai.torch_core import TensorImageBW, show_image, to_device
+from fastai.torch_core import TensorCategory, TensorImageBW, show_image, to_device
 from fastai.vision.data import get_grid
 from fastai.vision.augment import PadMode, aug_transforms
 from fastcore.basics import defaults
 from fasttransform import DisplayedTransform
 
-from .pixels import check_images, limit_bad, pad_square, read_grey
+from .pixels import leave_out_bad, pad_square, read_grey
 from .studies import LABEL_NAMES
 from ..errors import InputError
 
@@ -35,6 +35,8 @@ class TensorXray(TensorImageBW):
 class ReadXray(DisplayedTransform):
     "A row of the images table, or a path, to a `TensorXray` of 1 x `size` x `size` bytes; aspect kept, padded with black."
 
+    input_types = object  # fastai asks: a row, a record or a path
+
     def __init__(
         self,
         size: int,  # side of the square in pixels
@@ -45,11 +47,11 @@ class ReadXray(DisplayedTransform):
         return TensorXray(torch.from_numpy(pad_square(read_grey(_path(item)), self.size))[None])
 
 
-def _path(item) -> str:
+def _path(item: object) -> str:
     return str(item) if isinstance(item, (str, Path)) else item["path"]
 
 
-def _region(item) -> str:
+def _region(item: object) -> str:
     "The region of a row; of a bare path what MURA's folder names tell."
     if not isinstance(item, (str, Path)):
         return item["region"]
@@ -57,12 +59,17 @@ def _region(item) -> str:
     return found[0] if found else ""
 
 
-def _label(item) -> str:
+def _label(item: object) -> str:
     return LABEL_NAMES[int(item["label"])]
 
 # %% ../../nbs/10_data.loaders.ipynb #d32ba229
 class XrayDL(TfmdDL):
     "A `TfmdDL` over rows of an images table: remembers the order of its last pass, and shows region, study and label."
+
+    def _one_pass(self):
+        # fastai would read a file to learn what a batch is made of. It is known here, and a run is also loaded where
+        # its files are not.
+        self._n_inp, self._types = 2, {tuple: [TensorXray, TensorCategory, TensorCategory]}
 
     def get_idxs(self) -> list:
         self.order = list(super().get_idxs())
@@ -176,7 +183,7 @@ def mura_dls(
     batch_tfms: list | None = None,  # instead of `xray_tfms()`; [] leaves the bytes as they were gathered
     num_workers: int | None = None,  # decoding processes; all cores unless set, none for a few hundred images
     device=None,  # the GPU where there is one
-    max_bad: float = 0.05,  # share of unusable files that is left out without asking
+    max_bad: float | None = 0.05,  # share of unusable files left out without asking; None looks at no file before
     **kwargs,
 ) -> DataLoaders:  # `train` is the table's train, `valid` its tune
     """DataLoaders of an images table. Batches are (image N x 1 x size x size, region N, label N).
@@ -184,13 +191,13 @@ def mura_dls(
     Raises `InputError` where train or tune is empty, a label is missing, or train is smaller than one batch.
     """
     table = images[images.split.isin(("train", "tune"))]
-    # Files are decoded once up front (and remembered), so that none can end an epoch in its middle.
-    bad = check_images(table.path)
-    limit_bad(bad, len(table), max_bad)
-    if bad:
-        named = f"such as {bad[0]['path']}: {bad[0]['reason']}"
-        warnings.warn(f"{len(bad)} unusable image(s) left out, {named}", stacklevel=2)
-    table = table[~table.path.isin([b["path"] for b in bad])].reset_index(drop=True)
+    if max_bad is not None:
+        # Files are decoded once up front (and remembered), so that none can end an epoch in its middle.
+        table, bad = leave_out_bad(table, max_bad)
+        if bad:
+            named = f"such as {bad[0]['path']}: {bad[0]['reason']}"
+            warnings.warn(f"{len(bad)} unusable image(s) left out, {named}", stacklevel=2)
+    table = table.reset_index(drop=True)
     _check_table(table, bs)
     if num_workers is None:
         num_workers = 0 if len(table) < 500 else min(defaults.cpus, 16)

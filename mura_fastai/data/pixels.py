@@ -273,6 +273,17 @@ def limit_bad(
     )
 
 
+def leave_out_bad(
+    images: pd.DataFrame,  # any table with a column `path`
+    max_bad: float = 0.05,  # greatest share that is left out without asking
+    progress: Callable[[int, int], None] | None = None,  # called with (done, all)
+) -> tuple[pd.DataFrame, list[dict]]:  # the rows that can be read; `{"path", "reason"}` of the others
+    "Decode what was not decoded before, and keep the rows that `read_grey` accepts. `InputError` above `max_bad`."
+    bad = check_images(images.path, progress=progress)
+    limit_bad(bad, len(images), max_bad)
+    return images[~images.path.isin([b["path"] for b in bad])], bad
+
+
 def stderr_bar(
     what: str,  # a word for the left of the line, e.g. "checking images"
 ) -> Callable[[int, int], None] | None:  # for `progress=`; None where nobody watches

@@ -1,0 +1,191 @@
+"""The run folder: everything that one training was, readable on another machine, and nothing in it a pickle."""
+
+import hashlib
+import math
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import fastai.callback.schedule  # noqa: F401  adds fit_one_cycle and fine_tune to Learner
+import pandas as pd
+import yaml
+from fastai.callback.core import Callback
+from fastai.learner import Learner
+from fastai.torch_core import set_seed
+from safetensors.torch import save_file
+
+import mura_fastai
+from mura_fastai.data.loaders import mura_dls
+from mura_fastai.data.studies import finish_images
+from mura_fastai.errors import InputError
+from mura_fastai.files import read_yaml, replacing, write_text
+from mura_fastai.models.backbones import OWN, fill
+from mura_fastai.training.learner import mura_learner
+from mura_fastai.training.progress import EpochLines, History
+
+FORMAT = 1  # of the run folder; a later version of the package reads every earlier one
+LEARNING_RATES = {"own": 4e-3, "scratch": 1e-3, "pretrained": 1e-3}  # highest of the one-cycle schedule
+_NEEDED = {"format": int, "arch": str, "size": int, "bs": int, "seed": int}  # what reading a run rests on
+
+
+class KeepBest(Callback):
+    "Keep the weights of the epoch with the best study-level AUROC on tune (the loss, where tune has one class)."
+
+    order = 62
+
+    def __init__(
+        self,
+        file: Path,  # where the best weights go
+    ):
+        self.file, self.best, self.epoch_kept = Path(file), None, None
+        self.epochs_seen = 0
+
+    def after_epoch(self):
+        names = self.recorder.metric_names[1:]
+        row = dict(zip(names, self.recorder.values[-1], strict=False))
+        auroc = row.get("auroc", math.nan)
+        value = -row["valid_loss"] if math.isnan(auroc) else auroc
+        if self.best is None or value >= self.best:
+            self.best, self.epoch_kept = value, self.epochs_seen
+            save_weights(self.learn.model, self.file)
+        self.epochs_seen += 1
+
+
+def save_weights(
+    net,  # a module
+    file: str | Path,  # a .safetensors file
+):
+    "Write a module's weights, whole or not at all."
+    with replacing(file) as aside:
+        save_file({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, aside)
+
+
+def train_run(
+    images: pd.DataFrame,  # an images table with train and tune rows; the others are kept beside them, unseen
+    out: str | Path | None = None,  # the run's folder; made from architecture and time where not given
+    arch: str = "mura_cnn",  # "mura_cnn" or any timm name
+    size: int = 320,  # side of the padded square in pixels
+    epochs: int = 10,  # passes over train, the frozen ones apart
+    bs: int = 64,  # images a batch
+    lr: float | None = None,  # highest learning rate; by the kind of network where not given
+    seed: int = 0,  # of weights, order and augmentation; the split has its own
+    pretrained: bool = True,  # ImageNet weights for a timm network
+    weights: str | Path | None = None,  # a local file of weights instead of timm's hub
+    allow_missing: bool = False,  # layers that `weights` lacks start fresh
+    freeze_epochs: int = 1,  # epochs for the head alone before, where the body is pretrained
+    num_workers: int | None = None,  # decoding processes
+    max_bad: float = 0.05,  # share of unusable files that is left out without asking
+    data: dict | None = None,  # where the images come from, for the record
+) -> Path:  # the run's folder
+    """Train a network, choose its best epoch on tune, and leave a run folder.
+
+    One-cycle for a network without pretrained weights; frozen epochs and then discriminative one-cycle for one with.
+    Raises `InputError` for what is wrong beforehand and `TrainingError` for a loss that is not a number.
+    """
+    out = Path(out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{arch.replace('/', '_')}")
+    if (out / "settings.yaml").exists():
+        raise InputError(f"{out}: holds a run already; choose another folder (--out) or remove it")
+    own, starts_trained = arch in OWN, arch not in OWN and bool(pretrained or weights)
+    lr = lr or LEARNING_RATES["own" if own else "pretrained" if starts_trained else "scratch"]
+    set_seed(seed, reproducible=True)
+    dls = mura_dls(images, size=size, bs=bs, num_workers=num_workers, max_bad=max_bad)
+    learn = mura_learner(dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing)
+    settings = dict(
+        format=FORMAT, arch=arch, size=size, epochs=epochs, freeze_epochs=freeze_epochs if starts_trained else 0, bs=bs,
+        lr=lr, seed=seed, pretrained=starts_trained, weights=str(weights) if weights else None,
+        allow_missing=allow_missing, max_bad=max_bad, data=_provenance(images, data), **_surroundings(dls.device),
+    )  # fmt: skip
+    write_text(out / "settings.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    _write_table(images, out / "images.csv")
+    _write_table(pd.DataFrame(images.attrs.get("skipped", []), columns=["path", "reason"]), out / "skipped.csv")
+    history, best = History(out / "history.csv"), KeepBest(out / "weights" / "best.safetensors")
+    lines = EpochLines(history, epochs + settings["freeze_epochs"])
+    with learn.no_bar(), learn.no_logging():
+        if settings["freeze_epochs"]:
+            learn.fine_tune(epochs, base_lr=lr, freeze_epochs=freeze_epochs, cbs=[history, lines, best])
+        else:
+            learn.unfreeze()
+            learn.fit_one_cycle(epochs, lr, cbs=[history, lines, best])
+    if best.epoch_kept is None:
+        raise InputError(f"{epochs} epochs: nothing was trained; ask for at least one (--epochs)")
+    print(f"kept the weights of epoch {best.epoch_kept + 1} (best on tune)", file=sys.stderr)
+    return out
+
+
+def load_run(
+    run: str | Path,  # a run's folder
+    num_workers: int | None = None,  # decoding processes
+) -> Learner:  # with the best weights; its data need not be there
+    "The Learner of a finished run: its loaders, its network, the weights of its best epoch. Nothing in the folder is run."
+    run = Path(run)
+    settings = read_settings(run)
+    best = run / "weights" / "best.safetensors"
+    if not best.exists():
+        raise InputError(f"{run}: no weights yet; train it to the end of an epoch first")
+    images = read_table(run / "images.csv")
+    dls = mura_dls(images, settings["size"], settings["bs"], num_workers=num_workers, max_bad=None)
+    learn = mura_learner(dls, settings["arch"], pretrained=False)
+    fill(learn.model, best)
+    learn.model.eval()
+    return learn
+
+
+def read_settings(
+    run: str | Path,  # a run's folder
+) -> dict:
+    "The settings of a run. Raises `InputError` where it is none, or one of a newer version."
+    file = Path(run) / "settings.yaml"
+    if not file.exists():
+        raise InputError(f"{run}: not a run; a run's folder holds settings.yaml (mura train makes one)")
+    settings = read_yaml(file)
+    wrong = [k for k, kind in _NEEDED.items() if not isinstance(settings.get(k), kind)]
+    if wrong:
+        raise InputError(f"{file}: {wrong[0]} is missing or no {_NEEDED[wrong[0]].__name__}; was it edited?")
+    if settings["format"] > FORMAT:
+        raise InputError(f"{file}: written by a newer version (format {settings['format']}); upgrade mura_fastai")
+    return settings
+
+
+def read_table(
+    file: str | Path,  # images.csv of a run
+) -> pd.DataFrame:  # the images table
+    "The images table of a run, as it was trained on."
+    text = dict.fromkeys(("path", "split", "region", "patient", "study"), "str")
+    try:
+        rows = pd.read_csv(file, dtype=text, keep_default_na=False, na_values={"label": [""]})
+        return finish_images(rows)
+    except (OSError, ValueError, KeyError) as e:
+        raise InputError(f"{file}: not the images table of a run ({' '.join(str(e).split())[:120]})") from None
+
+
+def _write_table(table: pd.DataFrame, file: Path):
+    with replacing(file) as aside:
+        table.to_csv(aside, index=False, errors="surrogateescape")
+
+
+def _provenance(images: pd.DataFrame, data: dict | None) -> dict:
+    "Which data it was: where from, how many, and a fingerprint of studies, labels and splits."
+    told = images[["study", "view", "label", "split"]].to_csv(index=False)
+    return {
+        **(data or {}),
+        "regions": sorted(set(images.region)),
+        "images": {s: int(n) for s, n in images.split.value_counts().items()},
+        "fingerprint": hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16],
+    }
+
+
+def _surroundings(device) -> dict:
+    "What the run was made with: package versions, commit of a checkout, machine."
+    packages = ("torch", "torchvision", "fastai", "timm", "numpy", "pandas", "pillow")
+    here = Path(mura_fastai.__file__).parents[1]
+    commit = None
+    if (here / ".git").exists():
+        done = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+        commit = done.stdout.strip() or None
+    versions = {"python": platform.python_version(), "mura_fastai": mura_fastai.__version__}
+    return dict(versions=versions | {p: version(p) for p in packages}, commit=commit, device=str(device))
