@@ -19,7 +19,7 @@ from mura_fastai.results.pictures import draw_picture, plain_text
 
 @pytest.fixture(scope="module")
 def preds(tmp_path_factory):
-    "40 studies of 1 to 4 views in three regions, a small picture each; one file is missing, one is broken."
+    "40 studies of 1 to 4 views in three regions, a small picture each."
     root, rng, rows = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0), []
     for i in range(40):
         region, label = ("XR_ELBOW", "XR_HAND", "XR_WRIST")[i % 3], int(i % 5 < 2)
@@ -157,6 +157,13 @@ def test_top_studies_show_all_their_views(interp):
     assert all(f"p = {p:.2f}" in words(fig) for p in views["p_abnormal"])
 
 
+def test_studies_of_one_view_fill_a_page(preds):
+    interp = MuraInterpretation(preds[preds["view"] == 1])
+    fig = interp.plot_top_losses(6, level="study")
+    assert sum(len(ax.images) for ax in fig.axes) == 6 and fig.get_figwidth() > 8
+    assert all(s in words(fig) for s in interp.top_losses(6, "study")["study"])
+
+
 def test_a_missing_picture_is_a_grey_box_and_a_hostile_name_is_text(preds, tmp_path):
     bad = preds[:3].assign(study=["$\\frac{1}$/a", "two\nlines", "<script>" * 20], region="$x_{0}$", label=[0, 1, 0])
     bad["path"] = [str(tmp_path / "gone.png"), str(tmp_path / "$^$.png"), preds["path"].iloc[2]]
@@ -206,3 +213,24 @@ def test_figures_of_a_run_are_written_and_closed(interp, tmp_path):
     assert plt.get_fignums() == open_before
     tables_only = figures(MuraInterpretation(interp.studies), tmp_path / "studies")
     assert [f.name for f in tables_only] == [name for name in FIGURES if not name.startswith("top_losses")]
+
+
+# ---------------------------------------------------------------- from a Learner
+
+
+def test_from_a_learner_it_holds_the_predictions_of_its_rows(preds):
+    from mura_fastai.data.loaders import mura_dls
+    from mura_fastai.results.predict import predict_images
+    from mura_fastai.training.learner import mura_learner
+
+    images = preds.drop(columns="p_abnormal").assign(
+        split=np.where(preds["patient"].isin(["p0", "p3", "p7"]), "tune", "train")
+    )
+    learn = mura_learner(mura_dls(images, size=32, bs=8, num_workers=0), "mura_cnn")
+    interp = MuraInterpretation.from_learner(learn, threshold=0.4)
+    tune = images[images["split"] == "tune"]
+    assert list(interp.preds["path"]) == list(tune["path"]) and interp.learn is learn and interp.threshold == 0.4
+    np.testing.assert_allclose(interp.preds["p_abnormal"], predict_images(learn, tune)["p_abnormal"], atol=1e-6)
+    assert interp.confusion_matrix("image").sum() == len(tune)
+    train = MuraInterpretation.from_learner(learn, ds_idx=0)
+    assert set(train.preds["split"]) == {"train"} and len(train.preds) == (images["split"] == "train").sum()

@@ -19,6 +19,7 @@ from ..data.studies import LABEL_NAMES
 from ..errors import InputError
 from .metrics import auroc, confusion, cross_entropy, format_scores, kappa, score, to_studies
 from .pictures import COLOURS, NOT_TO_SHARE, VERDICTS, draw_confusion, draw_picture, plain_text
+from .predict import predict_images
 
 # %% ../../nbs/41_results.interpret.ipynb #ba90c876
 LEVELS = {"image": "images", "study": "studies"}
@@ -51,8 +52,6 @@ class MuraInterpretation(Interpretation):
         **kwargs,  # threshold and pool
     ):
         "Predict the rows of a DataLoader. For the valid rows: `MuraInterpretation(predict_images(learn, images))`."
-        from mura_fastai.results.predict import predict_images
-
         dl = learn.dls.loaders[ds_idx] if dl is None else dl
         return cls(predict_images(learn, dl.items), learn=learn, dl=dl, **kwargs)
 
@@ -294,13 +293,16 @@ def plot_top_losses(
     rows = self.top_losses(k, level, largest)
     if not len(rows):
         raise InputError(f"k is {k}: ask for at least one picture")
-    fig = _top_images(rows) if level == "image" else _top_studies(rows, self.preds)
+    single = level == "study" and rows["n_views"].max() == 1
+    if single:  # a page of pictures, not a column of them
+        rows = rows.merge(self.preds[["study", "path"]], "left", "study")
+    fig = _top_images(rows) if level == "image" or single else _top_studies(rows, self.preds)
     what = "most wrong" if largest else "most right"
     fig.suptitle(f"Where the model is {what}: {LEVELS[level]} by loss", fontsize=13)
     fig.supxlabel(NOT_TO_SHARE, fontsize=8, color="#555555")
     return fig
 
-# %% ../../nbs/41_results.interpret.ipynb #7e1d8780
+# %% ../../nbs/41_results.interpret.ipynb #eabd4c4c
 FIGURES = {  # file name -> how it is drawn
     "confusion_matrix.png": lambda interp, k: interp.plot_confusion_matrix(),
     "confusion_by_region.png": lambda interp, k: interp.plot_confusion_matrix(by_region=True),
