@@ -29,7 +29,7 @@ def cache_folder() -> Path:  # not made yet
     return Path(base) / "mura_fastai"
 
 
-def _key(path: str) -> bytes:
+def file_state(path: str) -> bytes:
     "16 bytes for this state of the file; empty where there is none, so that it is never kept."
     try:
         info = os.stat(path)
@@ -99,7 +99,7 @@ def opened(
         yield SimpleNamespace(rows=[None] * len(paths))
         return
     file = _file(paths, look)
-    old, keys = _load(file, look), [_key(p) for p in paths]
+    old, keys = _load(file, look), [file_state(p) for p in paths]
     known = SimpleNamespace(rows=[old.get(k) for k in keys])
     missing = sum(r is None for r in known.rows)
     try:

@@ -8,20 +8,24 @@ __all__ = ['GREY_STATS', 'TensorXray', 'ReadXray', 'XrayDL', 'xray_tfms', 'XrayB
 # %% ../../nbs/10_data.loaders.ipynb #ab451605
 import re
 import warnings
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
 from fastai.data.core import DataLoaders, TfmdDL
-from fastai.data.transforms import IntToFloatTensor, Normalize
+from fastai.data.transforms import IntToFloatTensor, Normalize, ToTensor
 from fastai.torch_core import TensorCategory, TensorImageBW, show_image, to_device
 from fastai.vision.data import get_grid
 from fastai.vision.augment import PadMode, aug_transforms
 from fastcore.basics import defaults
 from fasttransform import DisplayedTransform
 
-from .pixels import leave_out_bad, pad_square, read_grey
+from .pixels import leave_out_bad, limit_bad, pad_square, read_grey
+from .store import Store
 from .studies import LABEL_NAMES
 from ..errors import InputError
 
@@ -47,6 +51,10 @@ class ReadXray(DisplayedTransform):
         return TensorXray(torch.from_numpy(pad_square(read_grey(_path(item)), self.size))[None])
 
 
+def _stack(futures: list) -> torch.Tensor:
+    return torch.from_numpy(np.stack([f.result() for f in futures]))[:, None]
+
+
 def _path(item: object) -> str:
     return str(item) if isinstance(item, (str, Path)) else item["path"]
 
@@ -64,7 +72,67 @@ def _label(item: object) -> str:
 
 # %% ../../nbs/10_data.loaders.ipynb #d32ba229
 class XrayDL(TfmdDL):
-    "A `TfmdDL` over rows of an images table: remembers the order of its last pass, and shows region, study and label."
+    """A `TfmdDL` over rows of an images table that makes whole batches: gathered from a store, or decoded by threads.
+
+    Threads, since Pillow decodes without the interpreter's lock: two batches are on their way while one is trained on,
+    and no process has to be started every epoch. It remembers the order of its last pass, and shows what it holds.
+    """
+
+    def __init__(
+        self,
+        dataset=None,  # fastai's Datasets over rows of an images table
+        store: Store | None = None,  # decoded images; files are decoded anew where it lacks one
+        threads: int | None = None,  # that decode; the number of cores unless set
+        num_workers: int = 0,  # accepted for fastai's sake: there are no worker processes
+        **kwargs,
+    ):
+        super().__init__(dataset, num_workers=0, **kwargs)
+        self.store, self.threads = store, threads
+
+    def new(self, dataset=None, cls=None, **kwargs):
+        "A loader like this one over other items."
+        return super().new(dataset, cls, **({"store": self.store, "threads": self.threads} | kwargs))
+
+    def create_batches(self, samps):
+        simple = all(isinstance(t, ToTensor) for t in self.after_item.fs) and not self.before_batch.fs
+        if self.prebatched or not simple:
+            return super().create_batches(samps)
+        return self._whole_batches([np.array(c) for c in self.chunkify(samps)])
+
+    def _whole_batches(self, chunks: list):
+        "Batches of bytes, codes of regions and labels; nothing is touched item by item."
+        paths = [_path(i) for i in self._each("path")]
+        codes = [self.dataset.tls[1].vocab.o2i[_region(i)] for i in self._each("region")]
+        columns = [TensorCategory(codes)]
+        if len(self.dataset.tls) > 2:
+            columns.append(TensorCategory(self.items.label.to_numpy(np.int64)))
+        rows = None if self.store is None else self.store.rows(paths)
+        if rows is None or (rows < 0).any():
+            batches = self._decoded(paths, chunks)
+        else:
+            batches = (self.store.gather(rows[c]) for c in chunks)
+        for chunk, pixels in zip(chunks, batches, strict=True):
+            yield (TensorXray(pixels), *(c[chunk] for c in columns))
+
+    def _each(self, column: str):
+        "Rows as small records (or bare paths): a row of a table is slow to come by."
+        if isinstance(self.items, pd.DataFrame):
+            return ({column: v} for v in self.items[column])
+        return iter(self.items)
+
+    def _decoded(self, paths: list, chunks: list):
+        "Batches decoded by threads, two of them ahead."
+        size = self.dataset.tls[0].tfms[-1].size
+        pool, ahead = ThreadPoolExecutor(self.threads or defaults.cpus), deque()
+        try:
+            for chunk in chunks:
+                ahead.append([pool.submit(lambda p: pad_square(read_grey(p), size), paths[i]) for i in chunk])
+                if len(ahead) > 2:
+                    yield _stack(ahead.popleft())
+            while ahead:
+                yield _stack(ahead.popleft())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _one_pass(self):
         # fastai would read a file to learn what a batch is made of. It is known here, and a run is also loaded where
@@ -180,32 +248,53 @@ def mura_dls(
     images: pd.DataFrame,  # an images table with rows of split train and tune
     size: int = 320,  # side of the square in pixels
     bs: int = 64,  # images a batch
+    store: Store | str | Path | None = None,  # decoded images (`build_store`), or its folder; else files are decoded
     batch_tfms: list | None = None,  # instead of `xray_tfms()`; [] leaves the bytes as they were gathered
-    num_workers: int | None = None,  # decoding processes; all cores unless set, none for a few hundred images
+    num_workers: int | None = None,  # decoding threads; the number of cores unless set
     device=None,  # the GPU where there is one
     max_bad: float | None = 0.05,  # share of unusable files left out without asking; None looks at no file before
     **kwargs,
 ) -> DataLoaders:  # `train` is the table's train, `valid` its tune
     """DataLoaders of an images table. Batches are (image N x 1 x size x size, region N, label N).
 
-    Raises `InputError` where train or tune is empty, a label is missing, or train is smaller than one batch.
+    Raises `InputError` where train or tune is empty, a label is missing, train is smaller than one batch, or the store
+    is of another size or lacks an image.
     """
     table = images[images.split.isin(("train", "tune"))]
-    if max_bad is not None:
+    if store is not None:
+        store = store if isinstance(store, Store) else Store(store)
+        table = _in_store(table, store, size, max_bad)
+    elif max_bad is not None:
         # Files are decoded once up front (and remembered), so that none can end an epoch in its middle.
         table, bad = leave_out_bad(table, max_bad)
-        if bad:
-            named = f"such as {bad[0]['path']}: {bad[0]['reason']}"
-            warnings.warn(f"{len(bad)} unusable image(s) left out, {named}", stacklevel=2)
+        _say_bad(bad)
     table = table.reset_index(drop=True)
     _check_table(table, bs)
-    if num_workers is None:
-        num_workers = 0 if len(table) < 500 else min(defaults.cpus, 16)
     tfms = xray_tfms() if batch_tfms is None else batch_tfms
     block = xray_block(sorted(table.region.unique()), size, tfms)
-    dls = block.dataloaders(table, bs=bs, num_workers=num_workers, device=device, **kwargs)
+    dls = block.dataloaders(table, bs=bs, store=store, threads=num_workers, device=device, **kwargs)
     dls.size = size
     return dls
+
+
+def _in_store(table: pd.DataFrame, store: Store, size: int, max_bad: float | None) -> pd.DataFrame:
+    "The rows that the store holds whole."
+    if store.size != size:
+        raise InputError(f"{store.path}: a store of {store.size} px, not of {size}; build one of that size")
+    lost = table.path[store.rows(table.path.tolist()) < 0]
+    if len(lost):
+        raise InputError(f"{store.path}: lacks {lost.iloc[0]} and {len(lost) - 1} more; build the store anew")
+    reasons = {s["path"]: s["reason"] for s in store.skipped}
+    bad = [{"path": p, "reason": reasons[p]} for p in table.path if p in reasons]
+    limit_bad(bad, len(table), 1.0 if max_bad is None else max_bad)
+    _say_bad(bad)
+    return table[~table.path.isin(list(reasons))]
+
+
+def _say_bad(bad: list):
+    if bad:
+        named = f"such as {bad[0]['path']}: {bad[0]['reason']}"
+        warnings.warn(f"{len(bad)} unusable image(s) left out, {named}", stacklevel=3)
 
 
 def _check_table(table: pd.DataFrame, bs: int):

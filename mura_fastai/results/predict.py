@@ -1,6 +1,5 @@
 """A Learner or a finished run, and images: out comes the predictions table, which every score and picture reads."""
 
-
 import pandas as pd
 from fastai.learner import Learner
 
@@ -12,7 +11,7 @@ def predict_images(
     learn: Learner,  # from `mura_learner` or `load_run`
     images: pd.DataFrame,  # an images table; labels may be missing
     bs: int | None = None,  # images a batch; the Learner's where not given
-    num_workers: int | None = None,  # decoding processes
+    num_workers: int | None = None,  # decoding threads; the number of cores unless set
     max_bad: float = 1.0,  # share of unreadable files that is left out without an error
 ) -> pd.DataFrame:  # the predictions table: `images` with `p_abnormal`, and `loss` where the label is known
     """The probability of abnormal for every image, in the table's order.
@@ -23,8 +22,7 @@ def predict_images(
     images = images.reset_index(drop=True)
     preds = images.assign(p_abnormal=pd.Series(dtype="float64"))
     if len(images):
-        workers = learn.dls.valid.fake_l.num_workers if num_workers is None else num_workers
-        dl = learn.dls.test_dl(images, bs=bs or learn.dls.bs, num_workers=workers if len(images) > 200 else 0)
+        dl = learn.dls.test_dl(images, bs=bs or learn.dls.bs, store=None, threads=num_workers)
         with learn.no_bar():
             preds["p_abnormal"] = learn.get_preds(dl=dl, reorder=False)[0].cpu().numpy().astype("float64")
     preds["loss"] = cross_entropy(preds.label, preds.p_abnormal)

@@ -7,6 +7,8 @@ __all__ = ['RegionWeightedBCE', 'RegionToLoss', 'StudyMetric', 'study_kappa', 's
            'mura_learner']
 
 # %% ../../nbs/30_training.learner.ipynb #ab451605
+import fastai.callback.progress  # noqa: F401  adds no_bar to Learner
+import fastai.callback.schedule  # noqa: F401  adds lr_find, fit_one_cycle and fine_tune
 import numpy as np
 import pandas as pd
 import torch
@@ -197,6 +199,8 @@ def mura_learner(
         frozen = cfg is not None and bool(pretrained or weights)
     elif weights is not None:
         raise InputError("weights= goes with a network's name; load a module's weights before handing it over")
+    # Half as fast again on a CPU, and what tensor cores want on a GPU.
+    net = net.to(memory_format=torch.channels_last)
     kwargs = dict(
         loss_func=RegionWeightedBCE.from_images(dls.train.items, regions),
         metrics=[study_kappa(), study_auroc()],

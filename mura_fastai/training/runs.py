@@ -9,7 +9,6 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-import fastai.callback.schedule  # noqa: F401  adds fit_one_cycle and fine_tune to Learner
 import pandas as pd
 import yaml
 from fastai.callback.core import Callback
@@ -19,6 +18,8 @@ from safetensors.torch import save_file
 
 import mura_fastai
 from mura_fastai.data.loaders import mura_dls
+from mura_fastai.data.pixels import stderr_bar
+from mura_fastai.data.store import auto_store
 from mura_fastai.data.studies import finish_images
 from mura_fastai.errors import InputError
 from mura_fastai.files import read_yaml, replacing, write_text
@@ -76,7 +77,8 @@ def train_run(
     weights: str | Path | None = None,  # a local file of weights instead of timm's hub
     allow_missing: bool = False,  # layers that `weights` lacks start fresh
     freeze_epochs: int = 1,  # epochs for the head alone before, where the body is pretrained
-    num_workers: int | None = None,  # decoding processes
+    store: str | Path | bool = True,  # decoded images: a store's folder, True for one in the cache, False for none
+    num_workers: int | None = None,  # decoding threads
     max_bad: float = 0.05,  # share of unusable files that is left out without asking
     data: dict | None = None,  # where the images come from, for the record
 ) -> Path:  # the run's folder
@@ -91,7 +93,8 @@ def train_run(
     own, starts_trained = arch in OWN, arch not in OWN and bool(pretrained or weights)
     lr = lr or LEARNING_RATES["own" if own else "pretrained" if starts_trained else "scratch"]
     set_seed(seed, reproducible=True)
-    dls = mura_dls(images, size=size, bs=bs, num_workers=num_workers, max_bad=max_bad)
+    decoded = auto_store(images, size, stderr_bar("decoding images")) if store is True else store or None
+    dls = mura_dls(images, size=size, bs=bs, store=decoded, num_workers=num_workers, max_bad=max_bad)
     learn = mura_learner(dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing)
     settings = dict(
         format=FORMAT, arch=arch, size=size, epochs=epochs, freeze_epochs=freeze_epochs if starts_trained else 0, bs=bs,
@@ -117,7 +120,7 @@ def train_run(
 
 def load_run(
     run: str | Path,  # a run's folder
-    num_workers: int | None = None,  # decoding processes
+    num_workers: int | None = None,  # decoding threads
 ) -> Learner:  # with the best weights; its data need not be there
     "The Learner of a finished run: its loaders, its network, the weights of its best epoch. Nothing in the folder is run."
     run = Path(run)
@@ -155,7 +158,9 @@ def read_table(
     "The images table of a run, as it was trained on."
     text = dict.fromkeys(("path", "split", "region", "patient", "study"), "str")
     try:
-        rows = pd.read_csv(file, dtype=text, keep_default_na=False, na_values={"label": [""]})
+        rows = pd.read_csv(
+            file, dtype=text, keep_default_na=False, na_values={"label": [""]}, encoding_errors="surrogateescape"
+        )
         return finish_images(rows)
     except (OSError, ValueError, KeyError) as e:
         raise InputError(f"{file}: not the images table of a run ({' '.join(str(e).split())[:120]})") from None
