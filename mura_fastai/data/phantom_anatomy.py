@@ -6,7 +6,7 @@ a straight axis with its half-widths to the left and to the right tabulated alon
 skeleton's own (about a humerus or a hand's length). Proportions are rough ones from schoolbook anatomy.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -51,6 +51,10 @@ class Skeleton:
     joints: list
     ref: float  # half-width of a bone of usual brightness
     main: list  # indices of the bones that findings sit on
+
+    def copy(self) -> "Skeleton":
+        "Another skeleton whose bones can be altered apart from this one's."
+        return Skeleton([replace(b) for b in self.bones], [*self.flesh], self.joints, self.ref, self.main)
 
 
 def vec(x, y, z=0.0) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from mura_fastai.data.phantom_anatomy import Bone, U
+from mura_fastai.data.phantom_anatomy import STEPS, Bone
 
 LETTERS = {
     "L": ("1000", "1000", "1000", "1000", "1000", "1000", "1111"),
@@ -48,6 +48,13 @@ def crop(tile: np.ndarray, shape, at) -> np.ndarray:
         return tile[y : y + shape[0], x : x + shape[1]]
     rows, cols = ((o + np.arange(k)) % n for o, k, n in zip((y, x), shape, tile.shape, strict=True))
     return tile[rows[:, None], cols]
+
+
+def stretch(tables: np.ndarray, steps: int) -> np.ndarray:
+    "Tables (k, STEPS) at `steps` even places, by linear interpolation."
+    at = np.arange(steps, dtype=np.float32) * np.float32((STEPS - 1) / (steps - 1))
+    low = np.minimum(at.astype(np.int32), STEPS - 2)
+    return tables[:, low] + (tables[:, low + 1] - tables[:, low]) * (at - low)
 
 
 class Strip(NamedTuple):
@@ -127,11 +134,8 @@ class Canvas:
         v = -((x - np.float32(p[0])) * n[0] + (y - np.float32(p[1])) * n[1])
         steps = int(2 * length) + 2
         step = np.clip(u * np.float32((steps - 1) / length), 0, steps - 1).astype(np.int32)
-        left, right, wall, dense = (
-            np.interp(np.linspace(0, 1, steps), U, t).astype(np.float32)
-            for t in (bone.left, bone.right, bone.wall, bone.dense)
-        )
-        return Strip(where, u, v, step, length, scale, left * scale, right * scale, wall * scale, dense)
+        tables = stretch(np.stack([bone.left * scale, bone.right * scale, bone.wall * scale, bone.dense]), steps)
+        return Strip(where, u, v, step, length, scale, *tables)
 
     def draw_flesh(self, bone: Bone):
         place = self.strip(bone)
@@ -228,16 +232,14 @@ def expose(canvas: Canvas, look: dict, rng: np.random.Generator) -> np.ndarray:
     beam = look["flesh"] * flesh + look["bone"] * canvas.bone
     film = 1 - np.exp(-look["dose"] * np.maximum(beam - look["floor"], 0))
     film = film ** np.float32(look["gamma"])
+    bright = np.partition(film[::3, ::3].ravel(), -(film.size // 900))[-(film.size // 900)]
+    film = film * np.float32(look["white"] / bright**0.7)  # as a station windows a picture, so that bone is light
     film = film * (1 - canvas.metal) + canvas.metal * np.float32(look["metal"])
     ramp = (
         np.linspace(-1, 1, canvas.h, dtype=np.float32)[:, None] * look["heel"][0]
         + np.linspace(-1, 1, canvas.w, dtype=np.float32) * look["heel"][1]
     )
     film = film * (1 + ramp) + np.float32(look["fog"])
-    bright = np.partition(film[::3, ::3].ravel(), -(film.size // 900))[
-        -(film.size // 900)
-    ]  # as stations window a picture
-    film = film * np.float32(look["white"] / bright**0.7)
     mask = field_mask(canvas)
     return film * mask + np.float32(look["shutter"]) * (1 - mask)
 

@@ -51,15 +51,18 @@ def kinds_of(rng) -> list[str]:
 
 
 def places(skeleton: Skeleton, inside) -> tuple[list, list]:
-    "Places of bones (index, u) and joints that `inside` (a test of a point) finds in the middle of the picture."
-    spots = [(i, u) for i in skeleton.main for u in np.arange(0.1, 0.95, 0.05) if inside(skeleton.bones[i].at(u))]
+    "Places of bones (index, u) and joints that `inside` (a test of points) finds in the middle of the picture."
+    steps, spots = np.arange(0.1, 0.95, 0.05), []
+    for i in skeleton.main:
+        bone = skeleton.bones[i]
+        good = inside(bone.a[:, None] + (bone.b - bone.a)[:, None] * steps)
+        spots += [(i, float(u)) for u in steps[good]]
     joints = [j for j in skeleton.joints if inside(skeleton.bones[j[0]].at(j[1]))]
     return spots, joints
 
 
-def choose(rng, skeleton: Skeleton, inside, n_views: int) -> list[Finding]:
+def choose(rng, skeleton: Skeleton, spots, joints, n_views: int) -> list[Finding]:
     "Findings of one study; normal studies draw none of theirs, so that framing says nothing about the label."
-    spots, joints = places(skeleton, inside)
     weights = np.array([skeleton.bones[i].half(u) for i, u in spots])  # the larger, the likelier
     found = []
     for kind in kinds_of(rng):
@@ -235,9 +238,9 @@ def _round(points, pad):
     return np.concatenate([points.min(0) - pad, points.max(0) + pad])
 
 
-def harmless(canvas: Canvas, skeleton: Skeleton, things: dict):
+def harmless(canvas: Canvas, skeleton: Skeleton, things: list):
     "Draw a study's harmless things: canals, growth lines, rings, clips."
-    for name, index, u, r in things["list"]:
+    for name, index, u, r in things:
         bone = skeleton.bones[index]
         half = bone.half(u) * canvas.view.zoom * canvas.px * canvas.broaden(bone)
         if name == "canal":  # a vessel's way through the cortex: a short oblique dark line
@@ -263,9 +266,8 @@ def _shade(canvas, p, q, half, amount):
     canvas.bone *= 1 - np.float32(amount) * line.metal
 
 
-def harmless_of(rng, skeleton: Skeleton, inside) -> dict:
+def harmless_of(rng, skeleton: Skeleton, spots) -> list:
     "Which harmless things a study has, whatever its label."
-    spots, _ = places(skeleton, inside)
     out = []
     for name, share in (("canal", 0.35), ("growth", 0.25), ("ring", 0.12), ("clip", 0.10)):
         while rng.random() < share:
@@ -279,4 +281,4 @@ def harmless_of(rng, skeleton: Skeleton, inside) -> dict:
             bone, u = fit[rng.integers(len(fit))]
             out.append((name, bone, float(u) if name != "growth" else float(rng.choice([0.12, 0.88])), rng.random(4)))
             share *= 0.4
-    return {"list": out}
+    return out

@@ -8,7 +8,7 @@ from PIL import Image
 
 from mura_fastai.data import phantom_anatomy as anatomy
 from mura_fastai.data.phantom_draw import Canvas, View, develop, expose, stamp
-from mura_fastai.data.phantom_findings import alter, box_of, choose, harmless, harmless_of, overlay
+from mura_fastai.data.phantom_findings import alter, box_of, choose, harmless, harmless_of, overlay, places
 
 
 @dataclass(frozen=True)
@@ -20,18 +20,19 @@ class Region:
     zoom: float  # longest sides per unit of the skeleton
     aspect: tuple  # width over height, from and to
     angles: tuple  # usual turns about the long axis, degrees
+    bends: bool  # another pose for each view
     share: float  # of the studies: between MURA's and equal, so that small phantoms hold every region
     abnormal: float  # share of its studies
 
 
 REGIONS = {
-    "XR_ELBOW": Region("arm", (0.0, 0.02), 2.0, (0.62, 1.0), (0, 40, 85), 0.14, 0.40),
-    "XR_FINGER": Region("hand", (0.0, 0.0), 2.7, (0.36, 0.75), (0, 35, 75), 0.14, 0.39),
-    "XR_FOREARM": Region("arm", (0.0, 0.41), 1.1, (0.36, 0.72), (0, 85), 0.10, 0.38),
-    "XR_HAND": Region("hand", (-0.01, -0.26), 1.16, (0.68, 1.0), (0, 35, 65), 0.15, 0.36),
-    "XR_HUMERUS": Region("arm", (0.01, -0.50), 0.92, (0.36, 0.72), (0, 80), 0.09, 0.42),
-    "XR_SHOULDER": Region("shoulder", (0.14, 0.10), 1.15, (0.8, 1.3), (0, 18, -18, 40), 0.18, 0.44),
-    "XR_WRIST": Region("hand", (0.0, -0.02), 2.2, (0.5, 0.9), (0, 40, 85), 0.20, 0.40),
+    "XR_ELBOW": Region("arm", (0.0, 0.02), 2.0, (0.62, 1.0), (0, 40, 85), True, 0.14, 0.40),
+    "XR_FINGER": Region("hand", (0.0, 0.0), 2.7, (0.36, 0.75), (0, 35, 75), False, 0.14, 0.39),
+    "XR_FOREARM": Region("arm", (0.0, 0.41), 1.1, (0.36, 0.72), (0, 85), False, 0.10, 0.38),
+    "XR_HAND": Region("hand", (-0.01, -0.26), 1.16, (0.68, 1.0), (0, 35, 65), False, 0.15, 0.36),
+    "XR_HUMERUS": Region("arm", (0.01, -0.50), 0.92, (0.36, 0.72), (0, 80), False, 0.09, 0.42),
+    "XR_SHOULDER": Region("shoulder", (0.14, 0.10), 1.15, (0.8, 1.3), (0, 18, -18, 40), False, 0.18, 0.44),
+    "XR_WRIST": Region("hand", (0.0, -0.02), 2.2, (0.5, 0.9), (0, 40, 85), False, 0.20, 0.40),
 }
 VIEWS = (0.12, 0.30, 0.42, 0.16)  # share of studies with 1, 2, 3 and 4 views
 
@@ -74,18 +75,19 @@ def draw_study(seed: int, study: Study, size: int, abnormal: bool | None = None)
 
     def inside(p):
         x, y = (p[0] - centre[0]) * region.zoom, (p[1] - centre[1]) * region.zoom
-        return (
-            abs(x * np.cos(spin) - y * np.sin(spin)) < 0.32 * region.aspect[0]
-            and abs(x * np.sin(spin) + y * np.cos(spin)) < 0.30
-        )
+        across, along = x * np.cos(spin) - y * np.sin(spin), x * np.sin(spin) + y * np.cos(spin)
+        return (abs(across) < 0.32 * region.aspect[0]) & (abs(along) < 0.30)
 
-    findings, things = choose(rng, whole, inside, n_views), harmless_of(rng, whole, inside)
+    spots, joints = places(whole, inside)
+    findings, things = choose(rng, whole, spots, joints, n_views), harmless_of(rng, whole, spots)
     colour = rng.random() < 0.3
     drawn = findings if (study.label if abnormal is None else abnormal) else []
     out = []
     for k, (angle, seq) in enumerate(zip(angles, films, strict=False)):
         seen = [f for f in drawn if f.shown[k]]
-        picture, boxes = _picture(np.random.default_rng(seq), region, build(angle), angle, findings, seen, things, size)
+        skeleton = build(angle)[0] if region.bends else whole.copy()
+        posed = skeleton, centre, spin
+        picture, boxes = _picture(np.random.default_rng(seq), region, posed, angle, findings, seen, things, size)
         picture = Image.fromarray(picture)
         boxes = iter(boxes)
         where = [(f, next(boxes) if f.shown[k] else None) for f in drawn]
@@ -97,7 +99,7 @@ def _skeleton(body, name: str, angle: float, ray: int, alone: bool):
     "The study's bones as posed for a view from `angle`, the point in the middle, and the turn that sets them upright."
     rng, region = np.random.default_rng(body), REGIONS[name]
     if region.build == "arm":
-        flex = 0.1 + 1.45 * np.sin(abs(angle)) ** 2 if name == "XR_ELBOW" else 0.08
+        flex = 0.1 + 1.45 * np.sin(angle) ** 2 if region.bends else 0.08
         return anatomy.arm(rng, flex), region.centre, 0.0
     if region.build == "shoulder":
         return anatomy.shoulder(rng, rng.uniform(0.05, 0.5)), region.centre, 0.0
@@ -142,7 +144,7 @@ def _picture(rng, region, posed, angle, findings, seen, things, size):
     boxes = [box_of(canvas, skeleton, f) for f in seen]
     look = _look(pose)
     film = expose(canvas, look, film_rng)
-    film, boxes = _turn(film, boxes, flip=pose.random() < 0.5, quarter=pose.random() < 0.06)
+    film, boxes = _turn(film, boxes, flip=pose.random() < 0.5, quarter=pose.random() < 0.04)
     scale = size / max(film.shape)
     w, h = (max(round(n * scale), 8) for n in film.shape[::-1])
     picture = develop(np.ascontiguousarray(film), (w, h), look, film_rng)
@@ -161,8 +163,8 @@ def _sample_view(rng, region, centre, spin, angle, careful: bool) -> View:
     middle = width * (0.5 + (shut[0] - shut[1]) / 2), height * (0.5 + (shut[2] - shut[3]) / 2)
     halves = width * (0.5 - (shut[0] + shut[1]) / 2), height * (0.5 - (shut[2] + shut[3]) / 2)
     centre = np.array(centre) + rng.uniform(-0.05, 0.05, 2) * (not careful) / region.zoom
-    spin = spin + rng.normal(0, 0.13) * (not careful)
-    if region.build != "shoulder" and rng.random() < 0.08:
+    spin = spin + rng.normal(0, 0.10) * (not careful)
+    if region.build != "shoulder" and rng.random() < 0.05:
         spin += np.pi  # upside down
     zoom = region.zoom * rng.uniform(0.88, 1.12)
     return View(angle + rng.normal(0, 0.1), centre, zoom, spin, width, height, (*middle, *halves, tilt))
@@ -180,7 +182,7 @@ def _look(rng) -> dict:
     "Exposure and contrast of one picture."
     return {
         "flesh": rng.uniform(0.35, 0.65), "bone": rng.uniform(0.55, 0.95), "dose": rng.uniform(0.9, 1.6), "floor": rng.uniform(0.0, 0.12),
-        "gamma": rng.uniform(0.85, 1.5), "white": rng.uniform(0.72, 1.0), "metal": rng.uniform(0.85, 1.0), "heel": rng.normal(0, 0.07, 2),
+        "gamma": rng.uniform(0.85, 1.5), "white": rng.uniform(0.55, 0.85), "metal": rng.uniform(0.85, 1.0), "heel": rng.normal(0, 0.07, 2),
         "fog": rng.uniform(0, 0.07), "shutter": rng.uniform(0, 0.04) * (rng.random() < 0.7), "grain": rng.uniform(0.008, 0.03),
     }  # fmt: skip
 
