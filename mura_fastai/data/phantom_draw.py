@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from mura_fastai.data.phantom_anatomy import STEPS, Bone
+from mura_fastai.data.phantom_bones import STEPS, Bone
 
 LETTERS = {
     "L": ("1000", "1000", "1000", "1000", "1000", "1000", "1111"),
@@ -103,9 +103,10 @@ class Canvas:
         return float(np.hypot(np.cos(self.view.theta), bone.lateral * np.sin(self.view.theta)))
 
     def spot(self, bone: Bone, u: float, v: float = 0.0) -> np.ndarray:
-        "Pixel at `u` along a bone and `v` half-widths to its right."
+        "Pixel at `u` along a bone and `v` half-widths to the right of its middle."
         p, e, n, length = self.frame(bone)
-        return p + e * length * u - n * v * bone.half(u) * self.view.zoom * self.px * self.broaden(bone)
+        across = (bone.middle(u) + v * bone.half(u)) * self.view.zoom * self.px * self.broaden(bone)
+        return p + e * length * u - n * across
 
     def patch(self, corners, pad=1.5):
         "Slices and pixel coordinates of the box round some points, or None where it misses the canvas."

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mura_fastai.data.phantom_anatomy import Skeleton, U, tube
+from mura_fastai.data.phantom_bones import Skeleton, U, tube
 from mura_fastai.data.phantom_draw import Canvas
 
 KINDS = {"fracture": 0.53, "hardware": 0.48, "degenerative": 0.35, "other": 0.29}
@@ -95,9 +95,9 @@ def alter(skeleton: Skeleton, f: Finding):
     "Change the bones themselves, before they are drawn: breaks, spurs, worn joints, bumps."
     bone, r = skeleton.bones[f.bone], f.numbers
     if f.kind == "fracture":
-        far = {"displaced": (1.0 + 0.8 * r[0]) * f.side, "complete": 0.35 * f.side * r[0], "hairline": 0.0}[f.form]
+        far = {"displaced": (1.1 + 0.8 * r[0]) * f.side, "complete": 0.35 * f.side * r[0], "hairline": 0.0}[f.form]
         depth = {"displaced": 0.9, "complete": 0.7 + 0.25 * r[1], "hairline": 0.55 + 0.2 * r[1]}[f.form]
-        gap = {"displaced": 0.25 + 0.2 * r[2], "complete": 0.18 + 0.12 * r[2], "hairline": 0.1}[f.form]
+        gap = {"displaced": 0.28 + 0.2 * r[2], "complete": 0.20 + 0.13 * r[2], "hairline": 0.1}[f.form]
         bone.cut = {
             "u": f.u,
             "slope": 1.6 * (r[3] - 0.5),
@@ -113,7 +113,7 @@ def alter(skeleton: Skeleton, f: Finding):
             _wear(skeleton.bones[k], end, gap * np.float32(move * (0.7 + 0.5 * r[0])), r)
     elif f.form == "exostosis":
         bump = (
-            (0.7 + 0.7 * r[0])
+            (0.8 + 0.8 * r[0])
             * bone.half(f.u)
             * np.exp(-(((U - f.u) * bone.length / (bone.half(f.u) * (0.5 + 0.5 * r[1]))) ** 2))
         )
@@ -153,19 +153,15 @@ def overlay(canvas: Canvas, skeleton: Skeleton, f: Finding):
     "Draw what lies on or in the drawn bones: metal and holes."
     bone, r = skeleton.bones[f.bone], f.numbers
     half = bone.half(f.u) * canvas.view.zoom * canvas.px * canvas.broaden(bone)
-    at = canvas.spot(bone, f.u)
     if f.kind == "hardware":
         {"plate": _plate, "pin": _pin, "screw": _screw}[f.form](canvas, bone, f, half)
     elif f.form in ("lytic", "sclerotic"):
         place = canvas.blot(
-            canvas.spot(bone, f.u, 0.3 * f.side), half * (0.6 + 0.3 * r[0]), 0.7 + 0.6 * r[1], 2.0 + 2 * r[2]
+            canvas.spot(bone, f.u, 0.3 * f.side), half * (0.65 + 0.3 * r[0]), 0.7 + 0.6 * r[1], 2.0 + 2 * r[2]
         )
         if place:
             where, mask = place
-            canvas.bone[where] *= (
-                1 - (0.55 + 0.25 * r[3]) * mask if f.form == "lytic" else 1 + (0.6 + 0.4 * r[3]) * mask
-            )
-    return at
+            canvas.bone[where] *= 1 - (0.6 + 0.25 * r[3]) * mask if f.form == "lytic" else 1 + (0.7 + 0.4 * r[3]) * mask
 
 
 def span_u(canvas, bone, pixels) -> float:
@@ -178,13 +174,13 @@ def _plate(canvas, bone, f, half):
     long = min(half * (3.0 + 2.0 * r[0]), 0.42 * canvas.frame(bone)[3])
     edge, du = f.side * (0.25 + 0.55 * r[1]), span_u(canvas, bone, long)
     lo, hi = max(f.u - du, 0.03), min(f.u + du, 0.97)
-    value, thick = 0.66 + 0.25 * r[2], max(half * (0.2 + 0.16 * r[3]), 0.0055 * canvas.px)
+    value, thick = 0.66 + 0.25 * r[2], max(half * (0.22 + 0.16 * r[3]), 0.0065 * canvas.px)
     p, q = canvas.spot(bone, lo, edge), canvas.spot(bone, hi, edge)
     canvas.bar(p, q, thick, value)
     for k in np.linspace(0.08, 0.92, 4 + int(4 * r[4])):
         s = p + (q - p) * k
         end = canvas.spot(bone, lo + (hi - lo) * k, -f.side * (0.55 + 0.4 * r[5]))
-        canvas.bar(s, end, max(half * 0.08, 0.0025 * canvas.px), value * 0.95)
+        canvas.bar(s, end, max(half * 0.09, 0.003 * canvas.px), value * 0.95)
 
 
 def _pin(canvas, bone, f, half):
@@ -193,7 +189,7 @@ def _pin(canvas, bone, f, half):
         du = span_u(canvas, bone, half * (2.5 + 2.5 * r[1]))
         p = canvas.spot(bone, f.u - du, 0.9 * f.side * (1 - 0.7 * k))
         q = canvas.spot(bone, f.u + du * 0.8, -0.7 * f.side * (1 - 0.9 * k))
-        canvas.bar(p, q, max(half * 0.09, 0.004 * canvas.px), 0.66 + 0.25 * r[2])
+        canvas.bar(p, q, max(half * 0.10, 0.0045 * canvas.px), 0.66 + 0.25 * r[2])
 
 
 def _screw(canvas, bone, f, half):
@@ -205,7 +201,7 @@ def _screw(canvas, bone, f, half):
             canvas.spot(bone, u + span_u(canvas, bone, half * (r[1] - 0.5)), -0.8 * f.side),
         )
         value = 0.62 + 0.25 * r[2]
-        canvas.bar(p, q, max(half * 0.12, 0.005 * canvas.px), value)
+        canvas.bar(p, q, max(half * 0.13, 0.0055 * canvas.px), value)
         head = (q - p) / max(float(np.hypot(*(q - p))), 1e-3)
         across = np.array([-head[1], head[0]]) * max(half * 0.2, 1.4)
         canvas.bar(p - across, p + across, max(half * 0.09, 0.8), value)

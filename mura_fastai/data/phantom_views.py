@@ -141,7 +141,7 @@ def _picture(rng, region, posed, angle, findings, seen, things, size):
     harmless(canvas, skeleton, things)
     for f in seen:
         overlay(canvas, skeleton, f)
-    boxes = [box_of(canvas, skeleton, f) for f in seen]
+    boxes = [_within(box_of(canvas, skeleton, f), canvas) for f in seen]
     look = _look(pose)
     film = expose(canvas, look, film_rng)
     film, boxes = _turn(film, boxes, flip=pose.random() < 0.5, quarter=pose.random() < 0.04)
@@ -197,6 +197,13 @@ def _turn(film, boxes, flip: bool, quarter: bool):
         film = np.rot90(film)
         boxes = [np.array([b[1], w - b[2], b[3], w - b[0]]) for b in boxes]
     return film, boxes
+
+
+def _within(box, canvas: Canvas):
+    "The part of a box that the shutters leave open."
+    cx, cy, a, b, _ = canvas.view.field
+    edges = np.array([cx - a, cy - b, cx + a, cy + b]) * canvas.px
+    return np.concatenate([np.clip(box[:2], edges[:2], edges[2:]), np.clip(box[2:], edges[:2], edges[2:])])
 
 
 def _clip(box, w: int, h: int) -> tuple[int, int, int, int]:
