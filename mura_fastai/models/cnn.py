@@ -56,7 +56,7 @@ class MuraCNN(nn.Module):
         self,
         num_classes: int = 1,  # logits a row
         in_chans: int = 1,  # image channels
-        widths: tuple = (24, 48, 96, 192),  # channels of each stage
+        widths: tuple = (16, 32, 96, 192),  # channels of each stage
         depths: tuple = (1, 1, 1, 1),  # residual blocks of each stage
         dropout: float = 0.2,  # before the last layer
     ):
