@@ -18,13 +18,14 @@ from safetensors.torch import save_file
 
 import mura_fastai
 from mura_fastai.data.loaders import mura_dls
-from mura_fastai.data.pixels import stderr_bar
+from mura_fastai.data.pixels import leave_out_bad, stderr_bar
 from mura_fastai.data.store import auto_store
 from mura_fastai.data.studies import finish_images
 from mura_fastai.errors import InputError
 from mura_fastai.files import read_yaml, replacing, write_text
 from mura_fastai.models.backbones import OWN, fill
 from mura_fastai.training.learner import mura_learner
+from mura_fastai.training.precision import precision_cbs
 from mura_fastai.training.progress import EpochLines, History
 
 FORMAT = 1  # of the run folder; a later version of the package reads every earlier one
@@ -78,6 +79,7 @@ def train_run(
     allow_missing: bool = False,  # layers that `weights` lacks start fresh
     freeze_epochs: int = 1,  # epochs for the head alone before, where the body is pretrained
     store: str | Path | bool = True,  # decoded images: a store's folder, True for one in the cache, False for none
+    precision: str = "auto",  # fp32, bf16, or auto: bf16 where the device computes in it
     num_workers: int | None = None,  # decoding threads
     max_bad: float = 0.05,  # share of unusable files that is left out without asking
     data: dict | None = None,  # where the images come from, for the record
@@ -92,26 +94,30 @@ def train_run(
         raise InputError(f"{out}: holds a run already; choose another folder (--out) or remove it")
     own, starts_trained = arch in OWN, arch not in OWN and bool(pretrained or weights)
     lr = lr or LEARNING_RATES["own" if own else "pretrained" if starts_trained else "scratch"]
+    images, bad = leave_out_bad(images, max_bad, stderr_bar("checking images"))
+    skipped = [*images.attrs.get("skipped", []), *bad]
     set_seed(seed, reproducible=True)
     decoded = auto_store(images, size, stderr_bar("decoding images")) if store is True else store or None
-    dls = mura_dls(images, size=size, bs=bs, store=decoded, num_workers=num_workers, max_bad=max_bad)
+    dls = mura_dls(images, size=size, bs=bs, store=decoded, num_workers=num_workers, max_bad=None)
     learn = mura_learner(dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing)
+    cbs = precision_cbs(precision, dls.device)
     settings = dict(
         format=FORMAT, arch=arch, size=size, epochs=epochs, freeze_epochs=freeze_epochs if starts_trained else 0, bs=bs,
         lr=lr, seed=seed, pretrained=starts_trained, weights=str(weights) if weights else None,
-        allow_missing=allow_missing, max_bad=max_bad, data=_provenance(images, data), **_surroundings(dls.device),
+        allow_missing=allow_missing, precision="bf16" if cbs else "fp32", max_bad=max_bad,
+        data=_provenance(images, data), **_surroundings(dls.device),
     )  # fmt: skip
     write_text(out / "settings.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     _write_table(images, out / "images.csv")
-    _write_table(pd.DataFrame(images.attrs.get("skipped", []), columns=["path", "reason"]), out / "skipped.csv")
+    _write_table(pd.DataFrame(skipped, columns=["path", "reason"]), out / "skipped.csv")
     history, best = History(out / "history.csv"), KeepBest(out / "weights" / "best.safetensors")
-    lines = EpochLines(history, epochs + settings["freeze_epochs"])
+    cbs += [history, EpochLines(history, epochs + settings["freeze_epochs"]), best]
     with learn.no_bar(), learn.no_logging():
         if settings["freeze_epochs"]:
-            learn.fine_tune(epochs, base_lr=lr, freeze_epochs=freeze_epochs, cbs=[history, lines, best])
+            learn.fine_tune(epochs, base_lr=lr, freeze_epochs=freeze_epochs, cbs=cbs)
         else:
             learn.unfreeze()
-            learn.fit_one_cycle(epochs, lr, cbs=[history, lines, best])
+            learn.fit_one_cycle(epochs, lr, cbs=cbs)
     if best.epoch_kept is None:
         raise InputError(f"{epochs} epochs: nothing was trained; ask for at least one (--epochs)")
     print(f"kept the weights of epoch {best.epoch_kept + 1} (best on tune)", file=sys.stderr)
