@@ -118,9 +118,10 @@ def _prepare(path: Path, files: list[str], size: int) -> tuple[pd.DataFrame, np.
     if old is not None and np.load(pixels_file, mmap_mode="r").shape[1:] == (size, size):
         known = index.merge(old.assign(row=old.index), on=["path", "state"], how="left", suffixes=("_new", ""))
         done = (known.status.fillna(_TODO).gt(_TODO) & (known.state != "")).to_numpy()
-        index.loc[done, ["status", "reason"]] = known.loc[done, ["status", "reason"]].to_numpy()
-        index["status"] = index.status.astype(int)
+        index.loc[done, "status"] = known.status[done].astype(int)
+        index.loc[done, "reason"] = known.reason[done]
         if list(old.path) == files:
+            _write_index(path, index)
             return index, np.lib.format.open_memmap(pixels_file, "r+")
     else:
         done, known = np.zeros(len(index), bool), None
