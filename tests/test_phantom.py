@@ -20,9 +20,9 @@ from mura_fastai.errors import InputError
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    "Root and images table of 240 small studies."
+    "Root and images table of 200 small studies."
     root = tmp_path_factory.mktemp("phantom") / "MURA-x"
-    return root, make_phantom(root, studies=240, seed=3, size=64, workers=1)
+    return root, make_phantom(root, studies=200, seed=3, size=64, workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +49,14 @@ def test_the_tree_is_muras_layout_and_the_table_reads_all_of_it(tree):
     on_disk = {f"{root.name}/{p.relative_to(root).as_posix()}" for p in root.rglob("*.png")}
     assert set(listed) == on_disk and len(listed) == len(on_disk) == len(images)
     assert {str(root.parent / p) for p in listed} == set(images.path)
-    assert len(labels) == 240 == images.study.nunique()
+    assert len(labels) == 200 == images.study.nunique()
     for path in listed:
         name, split, region, patient, study, file = path.split("/")
         label = labels[path.removesuffix(file)]
         assert name == "MURA-x" and region in REGIONS and patient.startswith("patient") and len(patient) == 12
         assert study.endswith({"1": "_positive", "0": "_negative"}[label])
     assert images.attrs["skipped"] == []
-    assert images[images.split == "valid"].study.nunique() == 48
+    assert images[images.split == "valid"].study.nunique() == 40
 
 
 def test_splits_regions_views_and_patients_are_like_muras(tree):
@@ -75,7 +75,7 @@ def test_splits_regions_views_and_patients_are_like_muras(tree):
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(tmp_path):
     for name, seed, workers in (("one", 5, 1), ("two", 5, 2), ("other", 6, 1)):
-        make_phantom(tmp_path / name / "P", studies=20, seed=seed, size=64, workers=workers)
+        make_phantom(tmp_path / name / "P", studies=12, seed=seed, size=64, workers=workers)
     one, two, other = (digest(tmp_path / n / "P") for n in ("one", "two", "other"))
     assert one == two
     assert one != other
@@ -104,7 +104,8 @@ def test_phantom_csv_names_every_image_and_agrees_with_the_labels(tree, truth):
     assert ((truth.kind != "normal").astype(int) == truth.study.map(label).astype(int)).all()
     sick = truth[truth.kind != "normal"]
     kinds = sick.drop_duplicates(["study", "kind"]).kind.value_counts() / sick.study.nunique()
-    assert kinds.fracture > kinds.hardware > kinds.degenerative > 0.2 and kinds.other > 0.15
+    wanted = pd.Series({"fracture": 0.53, "hardware": 0.48, "degenerative": 0.35, "other": 0.29})
+    assert set(kinds.index) == set(wanted.index) and (kinds - wanted).abs().max() < 0.15
     assert sick.groupby("study").kind.nunique().max() > 1  # kinds may come together
 
 
@@ -127,7 +128,7 @@ def test_boxes_lie_in_the_file_and_only_where_the_view_shows_the_finding(tree, t
 
 def test_taking_the_finding_away_changes_its_box_more_than_the_rest():
     ratios, unchanged = [], []
-    for study in [s for s in plan_studies(100, 1) if s.label]:
+    for study in [s for s in plan_studies(90, 1) if s.label]:
         for (sick, found), (well, _) in zip(draw_study(1, study, 192), draw_study(1, study, 192, False), strict=True):
             a, b = (np.asarray(p.convert("L"), float) for p in (sick, well))
             boxes, inside = [box for _, box in found if box], np.zeros(a.shape, bool)
@@ -139,11 +140,11 @@ def test_taking_the_finding_away_changes_its_box_more_than_the_rest():
                 change = np.abs(a - b)
                 ratios.append(change[inside].mean() / (change[~inside].mean() + 0.1))
     assert len(unchanged) > 3 and all(unchanged)  # a view that does not show it is the view without it
-    assert np.median(ratios) > 4 and np.mean(np.array(ratios) > 1) > 0.9
+    assert np.median(ratios) > 15 and np.mean(np.array(ratios) > 1) > 0.95  # all else is the same bones, beam and grain
 
 
 def test_no_trivial_feature_tells_the_label(tree):
-    "At 400 images' worth of chance a loose bound; measured on 800 studies each is below 0.6."
+    "A bound as loose as chance over 200 studies needs; measured on 800, each is below 0.6."
     rows = []
     for path, label, study in tree[1][["path", "label", "study"]].itertuples(index=False):
         picture = Image.open(path)

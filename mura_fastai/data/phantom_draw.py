@@ -233,7 +233,9 @@ def expose(canvas: Canvas, look: dict, rng: np.random.Generator) -> np.ndarray:
     beam = look["flesh"] * flesh + look["bone"] * canvas.bone
     film = 1 - np.exp(-look["dose"] * np.maximum(beam - look["floor"], 0))
     film = film ** np.float32(look["gamma"])
-    bright = np.partition(film[::3, ::3].ravel(), -(film.size // 900))[-(film.size // 900)]
+    sample = film[::3, ::3].ravel()
+    kth = -max(sample.size // 100, 1)
+    bright = max(float(np.partition(sample, kth)[kth]), 0.05)
     film = film * np.float32(look["white"] / bright**0.7)  # as a station windows a picture, so that bone is light
     film = film * (1 - canvas.metal) + canvas.metal * np.float32(look["metal"])
     ramp = (

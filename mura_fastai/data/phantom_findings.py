@@ -64,7 +64,7 @@ def places(skeleton: Skeleton, inside) -> tuple[list, list]:
 def choose(rng, skeleton: Skeleton, spots, joints, n_views: int) -> list[Finding]:
     "Findings of one study; normal studies draw none of theirs, so that framing says nothing about the label."
     weights = np.array([skeleton.bones[i].half(u) for i, u in spots])  # the larger, the likelier
-    found = []
+    found, lone = [], int(rng.integers(n_views)) if rng.random() < 0.2 else None  # the one view that shows a lesion
     for kind in kinds_of(rng):
         form = pick(rng, FORMS[kind])
         bone, u = spots[rng.choice(len(spots), p=weights / weights.sum())]
@@ -76,6 +76,8 @@ def choose(rng, skeleton: Skeleton, spots, joints, n_views: int) -> list[Finding
         share = {"hardware": 0.97, "degenerative": 0.88}.get(kind, 0.78)
         shown = rng.random(n_views) < share
         shown[rng.integers(n_views)] = True
+        if lone is not None and kind != "hardware":
+            shown = np.arange(n_views) == lone
         found.append(
             Finding(
                 kind,
