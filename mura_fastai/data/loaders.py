@@ -87,13 +87,14 @@ class XrayDL(TfmdDL):
         **kwargs,
     ):
         super().__init__(dataset, num_workers=0, **kwargs)
-        self.store, self.threads = store, threads
+        self.store, self.threads, self.order = store, threads, []
 
     def new(self, dataset=None, cls=None, **kwargs):
         "A loader like this one over other items."
         return super().new(dataset, cls, **({"store": self.store, "threads": self.threads} | kwargs))
 
     def create_batches(self, samps):
+        self.order = samps = list(samps)
         simple = all(isinstance(t, ToTensor) for t in self.after_item.fs) and not self.before_batch.fs
         if self.prebatched or not simple:
             return super().create_batches(samps)
@@ -138,10 +139,6 @@ class XrayDL(TfmdDL):
         # fastai would read a file to learn what a batch is made of. It is known here, and a run is also loaded where
         # its files are not.
         self._n_inp, self._types = 2, {tuple: [TensorXray, TensorCategory, TensorCategory]}
-
-    def get_idxs(self) -> list:
-        self.order = list(super().get_idxs())
-        return self.order
 
     def batch_rows(
         self,

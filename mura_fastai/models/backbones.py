@@ -7,7 +7,6 @@ __all__ = ['OWN', 'TimmNet', 'read_weights', 'load_pretrained', 'timm_net', 'cre
 
 # %% ../../nbs/21_models.backbones.ipynb #ab451605
 import difflib
-
 import socket
 from pathlib import Path
 from urllib.parse import urlparse
@@ -62,6 +61,8 @@ def read_weights(
 ) -> dict[str, torch.Tensor]:
     "Tensors by name; no code in the file is run. Raises `InputError` for anything else than weights."
     file = Path(file)
+    if file.is_dir():
+        raise InputError(f"{file}: a folder; name the file of weights in it")
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
@@ -71,7 +72,7 @@ def read_weights(
     except SafetensorError as e:
         raise InputError(f"{file}: not a whole safetensors file ({e}); copy it anew") from None
     except Exception as e:  # torch raises many kinds for a file that is not plain tensors
-        reason = str(e).splitlines()[0][:120]
+        reason = (str(e) or type(e).__name__).splitlines()[0][:120]
         raise InputError(f"{file}: not a plain file of weights ({reason}); convert it to .safetensors") from None
     state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
@@ -95,8 +96,9 @@ def load_pretrained(
     differ = {n for n in state if n in own and state[n].shape != own[n].shape}
     state = {n: v for n, v in state.items() if not (n in in_head and n in differ)}
     wrong = sorted(set(state) - set(own) - in_head) + sorted(differ - in_head)
-    missing = [n for n in own if n not in state and n not in in_head and not n.endswith("num_batches_tracked")]
-    if wrong or len(missing) == len(own) - len(in_head):
+    needed = [n for n in own if n not in in_head and not n.endswith("num_batches_tracked")]
+    missing = [n for n in needed if n not in state]
+    if wrong or missing == needed:
         raise InputError(f"{file}: weights of another network: {_some(wrong or missing)} do not fit {_name(body)}")
     if missing and not allow_missing:
         raise InputError(f"{file}: lacks {_some(missing)} of {_name(body)}; allow_missing=True lets them start fresh")

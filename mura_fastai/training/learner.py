@@ -65,11 +65,11 @@ class RegionWeightedBCE(nn.Module):
 
     def activation(self, out: torch.Tensor) -> torch.Tensor:
         "Logits to N probabilities of abnormal."
-        return out.float().sigmoid().squeeze(-1)
+        return out.float().sigmoid().reshape(-1)
 
     def decodes(self, out: torch.Tensor) -> torch.Tensor:
-        "Probabilities, or logits from `fastai`, to labels at one half."
-        return (out.squeeze(-1) > 0.5).long()
+        "Probabilities to labels at one half."
+        return (out > 0.5).long()
 
 # %% ../../nbs/30_training.learner.ipynb #ae7e9633
 class RegionToLoss(Callback):
@@ -105,7 +105,8 @@ class StudyMetric(Metric):
         # `show_results` validates a bare list of batches: nobody knows whose studies those are.
         if not hasattr(learn.dl, "items"):
             return
-        self.studies = learn.dl.items.study.to_numpy()
+        # In the order of the pass: `learn.validate(0)` goes through the training rows as they were shuffled.
+        self.studies = learn.dl.items.study.to_numpy()[learn.dl.order]
         self.probs.append(learn.loss_func.activation(learn.pred.detach()))
         self.labels.append(learn.y.detach())
 

@@ -1,0 +1,265 @@
+"""Networks: one grey channel in, one logit out; weights from a file that is never run; errors that say what to do."""
+
+import pickle
+import socket
+import time
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from mura_fastai.errors import InputError
+from mura_fastai.models.backbones import create_net, fill, load_pretrained, read_weights, timm_net
+from mura_fastai.models.cnn import MuraCNN, mura_cnn
+
+SMALL = dict(widths=(4, 8, 12), depths=(1, 2, 1))
+
+
+@pytest.fixture(scope="module")
+def resnet_file(tmp_path_factory):
+    "A three-channel ResNet-18 with a classifier of 1000, and its weights as a file."
+    torch.manual_seed(0)
+    net = timm.create_model("resnet18").eval()
+    file = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
+    save_file(net.state_dict(), file)
+    return net, file
+
+
+def without(net, prefix):
+    return {k: v for k, v in net.state_dict().items() if not k.startswith(prefix)}
+
+
+def grouped(net):
+    "Ids of the weights in each group."
+    return [[id(p) for p in group] for group in net.param_groups()]
+
+
+# ---------------------------------------------------------------- the custom CNN
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (65, 65), (33, 47), (128, 40), (320, 320)])
+def test_mura_cnn_gives_one_logit_at_any_size(shape):
+    assert mura_cnn().eval()(torch.rand(2, 1, *shape)).shape == (2, 1)
+
+
+def test_mura_cnn_takes_region_classes_and_channels():
+    net = MuraCNN(num_classes=3, in_chans=2, **SMALL).eval()
+    assert net(torch.rand(2, 2, 32, 32), torch.tensor([0, 1])).shape == (2, 3)
+
+
+def test_every_weight_of_mura_cnn_learns():
+    torch.manual_seed(0)
+    net = MuraCNN(**SMALL)
+    for _ in range(2):  # the last norm of a branch starts at zero: what lies before it learns from the second step on
+        net.zero_grad()
+        net(torch.randn(4, 1, 40, 40)).square().sum().backward()
+        torch.optim.SGD(net.parameters(), 0.1).step()
+    silent = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert silent == []
+
+
+def test_mura_cnn_learns_a_spot_wherever_it_is():
+    torch.manual_seed(0)
+    net = MuraCNN(dropout=0, **SMALL)
+    opt = torch.optim.Adam(net.parameters(), 1e-2)
+
+    def batch(n):
+        x, y = torch.randn(n, 1, 32, 32) * 0.3, torch.randint(0, 2, (n,))
+        for i in y.nonzero().flatten():
+            r, c = torch.randint(2, 28, (2,))
+            x[i, 0, r : r + 3, c : c + 3] += 2
+        return x, y.float()
+
+    for _ in range(40):
+        x, y = batch(32)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(net(x)[:, 0], y)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    x, y = batch(200)
+    with torch.no_grad():
+        assert ((net.eval()(x)[:, 0] > 0) == y).float().mean() > 0.9
+
+
+# ---------------------------------------------------------------- timm's networks
+
+NETS = [
+    ("resnet18", 64),
+    ("resnet50", 64),
+    ("vit_tiny_patch16_224", 64),
+    pytest.param("densenet169", 64, marks=pytest.mark.slow),
+    pytest.param("vgg19", 64, marks=pytest.mark.slow),
+    pytest.param("vgg19_bn", 64, marks=pytest.mark.slow),
+    pytest.param("deit_tiny_distilled_patch16_224", 64, marks=pytest.mark.slow),
+    pytest.param("convnext_atto", 64, marks=pytest.mark.slow),
+    pytest.param("efficientnet_b0", 64, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("arch", "size"), NETS)
+def test_networks_of_timm_take_one_channel_and_learn_in_three_groups(arch, size):
+    net = create_net(arch, pretrained=False, size=size)
+    net(torch.rand(2, 1, size, size), torch.zeros(2, dtype=torch.long)).sum().backward()
+    assert net.eval()(torch.rand(1, 1, size, size)).shape == (1, 1)
+    groups = grouped(net)
+    assert len(groups) == 3 and all(groups)
+    assert sorted(i for g in groups for i in g) == sorted(id(p) for p in net.parameters())
+    assert all(p.grad is not None for p in net.parameters())
+    first_layer, classifier = next(net.parameters()), net.body.get_classifier()
+    heads = classifier if isinstance(classifier, tuple) else (classifier,)
+    assert id(first_layer) in groups[0]
+    assert set(groups[2]) >= {id(p) for head in heads for p in head.parameters()}
+
+
+def test_an_unknown_name_gets_similar_ones():
+    with pytest.raises(InputError, match=r"unknown architecture 'resnet81'; did you mean .*resnet18"):
+        create_net("resnet81", pretrained=False)
+    with pytest.raises(InputError, match="did you mean mura_cnn"):
+        create_net("muracnn")
+
+
+# ---------------------------------------------------------------- weights from a file
+
+
+def test_one_channel_sees_in_grey_what_three_channels_saw(resnet_file):
+    three, file = resnet_file
+    one = timm_net("resnet18", weights=file).eval()
+    grey = torch.rand(2, 1, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            one.body.forward_features(grey), three.forward_features(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4
+        )
+    assert one(grey).shape == (2, 1)  # the classifier of 1000 is dropped
+
+
+def test_a_whole_network_of_one_logit_comes_back_with_its_classifier(tmp_path):
+    torch.manual_seed(1)
+    net = timm_net("resnet18", pretrained=False).eval()
+    file = tmp_path / "own.pt"
+    torch.save({"state_dict": net.body.state_dict()}, file)
+    again = timm_net("resnet18", weights=file).eval()
+    x = torch.rand(1, 1, 64, 64)
+    assert torch.equal(net(x), again(x))
+
+
+def test_weights_of_the_custom_cnn_come_back(tmp_path):
+    net = mura_cnn().eval()
+    save_file(net.state_dict(), tmp_path / "own.safetensors")
+    x = torch.rand(1, 1, 64, 64)
+    assert torch.equal(create_net("mura_cnn", weights=tmp_path / "own.safetensors").eval()(x), net(x))
+
+
+def test_layers_that_a_file_lacks_are_named_or_start_fresh_on_demand(resnet_file, tmp_path):
+    net, _ = resnet_file
+    file = tmp_path / "short.safetensors"
+    save_file(without(net, "layer4"), file)
+    with pytest.raises(
+        InputError, match=r"lacks layer4\.0\..* and \d+ more of resnet18; allow_missing=True lets them start fresh"
+    ):
+        timm_net("resnet18", weights=file)
+    body = timm.create_model("resnet18", num_classes=1, in_chans=1)
+    missing = load_pretrained(body, file, allow_missing=True)
+    assert missing and all(n.startswith("layer4") for n in missing)
+    assert torch.equal(body.layer3[0].conv1.weight, net.layer3[0].conv1.weight)
+    assert timm_net("resnet18", weights=file, allow_missing=True)(torch.rand(2, 1, 64, 64)).shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda net: net.state_dict() | {"layer9.weight": torch.zeros(3)}, "layer9.weight"),
+        (lambda net: net.state_dict() | {"layer1.0.bn1.weight": torch.zeros(3)}, "layer1.0.bn1.weight"),
+        (lambda net: {"something": torch.zeros(3)}, "something"),
+        (lambda net: {}, "conv1.weight"),
+    ],
+)
+def test_weights_of_another_network_are_named(resnet_file, tmp_path, change, named):
+    file = tmp_path / "other.safetensors"
+    save_file(change(resnet_file[0]), file)
+    with pytest.raises(InputError, match="weights of another network.*do not fit resnet18") as e:
+        timm_net("resnet18", weights=file, allow_missing=True)
+    assert named in str(e.value)
+
+
+def test_the_custom_cnn_refuses_a_resnets_weights(resnet_file):
+    with pytest.raises(InputError, match="weights of another network") as e:
+        fill(mura_cnn(), resnet_file[1])
+    assert "\n" not in str(e.value)
+
+
+# ---------------------------------------------------------------- files that are no weights
+
+
+class Bomb:
+    "Unpickled, it writes a file."
+
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return open, (str(self.canary), "w")
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.pt", "model.pkl", "model.bin", "model.safetensors", "model"])
+@pytest.mark.parametrize("write", [lambda o, f: f.write_bytes(pickle.dumps(o)), torch.save])
+def test_nothing_in_a_file_is_run(tmp_path, name, write):
+    canary, file = tmp_path / "canary", tmp_path / name
+    write({"conv1.weight": Bomb(canary)}, file)
+    for load in (read_weights, lambda f: create_net("mura_cnn", weights=f), lambda f: timm_net("resnet18", weights=f)):
+        with pytest.raises(InputError, match=name) as e:
+            load(file)
+        assert "\n" not in str(e.value)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 0.5, -1])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_files_that_are_cut_short_are_one_line(tmp_path, keep, suffix):
+    whole, file = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(mura_cnn().state_dict(), whole)
+    data = whole.read_bytes()
+    file.write_bytes(data[: int(len(data) * keep) if keep == 0.5 else keep])
+    with pytest.raises(InputError, match="cut") as e:
+        read_weights(file)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.zeros(3)])
+def test_a_file_without_a_state_dict_is_one_line(tmp_path, content):
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match="holds no state dict; convert it to .safetensors"):
+        read_weights(tmp_path / "odd.pth")
+
+
+def test_a_missing_file_and_a_folder_are_one_line(tmp_path):
+    with pytest.raises(InputError, match="no such file of weights"):
+        read_weights(tmp_path / "none.safetensors")
+    with pytest.raises(InputError, match="folder"):
+        read_weights(tmp_path)
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(InputError, match="folder"):
+        read_weights(tmp_path / "folder.safetensors")
+
+
+# ---------------------------------------------------------------- no network
+
+
+def test_an_unreachable_hub_is_said_at_once(monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    started = time.monotonic()
+    with pytest.raises(
+        InputError, match=r"resnet50\.a1_in1k: the hub cannot be reached; .*weights=FILE, --weights FILE"
+    ):
+        create_net("resnet50.a1_in1k")
+    assert time.monotonic() - started < 30  # timm itself tries again for minutes
+
+
+def test_a_network_that_was_never_pretrained_says_so():
+    with pytest.raises(InputError, match=r"timm knows none; .*--no-pretrained"):
+        create_net("vit_base_patch16_18x2_224")
