@@ -57,7 +57,7 @@ def input_images(
 
 def _one_input(item: Path) -> pd.DataFrame:
     if item.suffix.lower() == ".csv":
-        return _listed(item)
+        return read_images(item, "csv", max_bad=1.0) if _has_header(item) else _listed(item)
     if item.is_file():
         return loose_images([str(item)])
     if not item.is_dir():
@@ -68,6 +68,16 @@ def _one_input(item: Path) -> pd.DataFrame:
     images = loose_images(files)
     images.attrs["skipped"] = skipped
     return images
+
+
+def _has_header(file: Path) -> bool:
+    "A table of one's own begins with the names of its columns; MURA's lists begin with a path."
+    try:
+        with open(file, encoding="utf-8-sig") as f:
+            first = [cell.strip().strip('"') for cell in f.readline().split(",")]
+    except (OSError, UnicodeDecodeError):
+        return False  # reading it as a list says what is wrong
+    return "path" in first and "label" in first
 
 
 def _listed(file: Path) -> pd.DataFrame:

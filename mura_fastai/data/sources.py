@@ -245,6 +245,7 @@ def read_images(
     seed: int = 0,  # another seed, another split
     allow_leaks: bool = False,  # go on although a patient is in both train and valid
     progress: Progress = None,  # called with (done, all) while files are decoded, e.g. `pixels.stderr_bar("checking")`
+    decode: bool = True,  # False opens none of MURA's files: its CSVs say all; the other sources need the pixels
 ) -> pd.DataFrame:  # the images table, every file of it decoded once; `attrs["skipped"]` names the others
     "The one door to data: find the source, read its table, decode its files, leave out and name what cannot be used."
     if not 0 <= max_bad <= 1:
@@ -253,6 +254,8 @@ def read_images(
     if source not in SOURCES:
         raise InputError(f"unknown source {source!r}; the known ones are {', '.join(SOURCES)}")
     options = dict(max_bad=max_bad, tune_pct=tune_pct, seed=seed, progress=progress)
+    if source == "mura" and not decode:
+        return mura_images(path, tune_pct=tune_pct, seed=seed, allow_leaks=allow_leaks)
     if source == "mura":
         return _mura_checked(path, allow_leaks=allow_leaks, **options)
     if source == "fracatlas":  # its patients are look-alike groups and it has no split of its own: nothing can leak

@@ -4,18 +4,22 @@ import json
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
+from fastai.torch_core import set_seed
 
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.loose import input_images
 from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.sources import find_source, read_images
+from mura_fastai.data.store import auto_store
 from mura_fastai.data.studies import SPLITS, finish_images
 from mura_fastai.errors import InputError
 from mura_fastai.files import replacing, write_text
 from mura_fastai.results.interpret import MuraInterpretation, figures
-from mura_fastai.results.metrics import cross_entropy, region_baseline, score, scores_to_json, to_studies
+from mura_fastai.results.metrics import cross_entropy, region_baseline, score
 from mura_fastai.results.predict import predict_images
+from mura_fastai.results.tables import read_predictions, scores_document, write_predictions
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.runs import load_run, read_settings, read_table, train_run
 
@@ -45,9 +49,7 @@ def read_data(
 ) -> pd.DataFrame:  # the images table
     "The images table that the commands work on, with what was left out said on stderr."
     bar = stderr_bar("checking images")
-    images = read_images(
-        data, source, max_bad=max_bad, seed=split_seed, allow_leaks=allow_leaks, progress=bar
-    )  # fmt: skip
+    images = read_images(data, source, max_bad=max_bad, seed=split_seed, allow_leaks=allow_leaks, progress=bar)
     skipped = images.attrs["skipped"]
     if skipped:
         print(f"left out {len(skipped)} files, such as {_named(skipped[0])}", file=sys.stderr)
@@ -82,45 +84,45 @@ def evaluate_run(
     data: str | Path | None = None,  # other data than the run's own
     split: str = "valid",  # rows to score
     ci: str | None = "bootstrap",  # bootstrap, asymptotic, official or None
+    source: str | None = None,  # of data: mura, fracatlas, folder or csv
 ) -> pd.DataFrame:  # scores, indexed by region
     "`mura evaluate`: study-level scores. Of the run's own valid rows they are kept in its folder."
-    preds = predictions_of(run, data, split)
+    preds = predictions_of(run, data, split, source)
     scores = score(preds, ci=ci)
-    scores.attrs["baseline"] = baseline_of(run, preds) if data is None else None
+    scores.attrs["baseline"] = baseline_of(run, preds)
     if data is None and split == "valid":
-        told = dict(split=split, **{k: v for k, v in scores.attrs.items() if k != "baseline"})
-        told |= dict(scores=scores_to_json(scores), region_only=scores_to_json(scores.attrs["baseline"]))
-        write_text(Path(run) / "metrics.json", json.dumps(told, indent=1))
+        write_text(Path(run) / "metrics.json", json.dumps(scores_document(scores, split=split), indent=1))
     return scores
-
-
-def evaluate_file(
-    predictions: str | Path,  # a predictions table as CSV
-    ci: str | None = "bootstrap",  # bootstrap, asymptotic, official or None
-) -> pd.DataFrame:  # scores, indexed by region
-    "Score a predictions table that was written before, by `mura predict` or by anybody else."
-    return score(read_predictions(predictions), ci=ci)
 
 
 def predictions_of(
     run: str | Path,  # a run's folder
     data: str | Path | None = None,  # other data than the run's own
     split: str = "valid",  # rows to predict
+    source: str | None = None,  # of data: mura, fracatlas, folder or csv
 ) -> pd.DataFrame:  # the predictions table
     "Predictions of a run: its own valid ones are made once and read again, so they need no data and no second pass."
     run, settings = Path(run), read_settings(run)
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; the known ones are {', '.join(SPLITS)}")
-    kept = run / "predictions.csv"
-    own = data is None and split == "valid"
-    if own and kept.exists() and kept.stat().st_mtime >= (run / "weights" / "best.safetensors").stat().st_mtime:
+    kept, own = run / "predictions.csv", read_table(run / "images.csv")
+    mine = data is None and split == "valid"
+    if mine and kept.exists() and kept.stat().st_mtime >= (run / "weights" / "best.safetensors").stat().st_mtime:
         return read_predictions(kept)
-    images = read_table(run / "images.csv") if data is None else read_data(data, max_bad=1.0)
+    # Data without an official split is split as the run's was, or rows it trained on would come as valid ones.
+    seed = (settings.get("data") or {}).get("split_seed", 0)
+    images = own if data is None else read_data(data, source, max_bad=1.0, split_seed=seed)
     images = images[images.split == split]
     if images.empty:
         raise InputError(f"{data or run}: no rows of split {split!r}")
-    preds = predict_images(load_run(run), images, max_bad=settings.get("max_bad", 0.05))
-    if own:
+    seen = set(own.path[own.split.isin(("train", "tune"))])
+    if split in ("valid", "test") and images.path.isin(seen).any():
+        print(
+            f"{images.path.isin(seen).sum()} of {len(images)} images were trained on; scores are too good",
+            file=sys.stderr,
+        )
+    preds = predict_images(load_run(run), images, max_bad=settings.get("max_bad", 0.05) if mine else 1.0)
+    if mine:
         write_predictions(preds, kept)
     return preds
 
@@ -139,10 +141,18 @@ def interpret_run(
     data: str | Path | None = None,  # other data than the run's own
     split: str = "valid",  # rows to interpret
     k: int = 9,  # top losses to show
+    out: str | Path | None = None,  # where the figures go; the run's folder `figures` where not given
+    source: str | None = None,  # of data: mura, fracatlas, folder or csv
 ) -> tuple[MuraInterpretation, list[Path]]:  # the interpretation, and the figures written
     "`mura interpret`: confusion matrices and top losses, drawn into the run's folder `figures`."
-    interp = MuraInterpretation(predictions_of(run, data, split))
-    return interp, figures(interp, Path(run) / "figures", k)
+    interp = MuraInterpretation(predictions_of(run, data, split, source))
+    if out is None:
+        # Those of other rows lie apart, so that a run's own figures are always of its valid rows.
+        name = "-".join(
+            [*([Path(data).absolute().stem] if data else []), *([split] if data or split != "valid" else [])]
+        )
+        out = Path(run) / "figures" / name
+    return interp, figures(interp, out, k)
 
 
 def predict(
@@ -170,46 +180,38 @@ def find_lr(
     size: int = 320,  # side of the padded square in pixels
     bs: int = 64,  # images a batch
     source: str | None = None,  # mura, fracatlas, folder or csv; found out where not given
+    regions: list[str] | str | None = None,  # some regions only
+    split_seed: int = 0,  # another seed, another split
+    allow_leaks: bool = False,  # go on although a patient is in both train and valid
+    max_bad: float = 0.05,  # share of unusable files that is left out without asking
+    seed: int = 0,  # of weights, order and augmentation
     pretrained: bool = True,  # ImageNet weights for a timm network
     weights: str | Path | None = None,  # a local file of weights instead of timm's hub
+    allow_missing: bool = False,  # layers that `weights` lacks start fresh
+    num_workers: int | None = None,  # decoding threads
     figure: str | Path | None = None,  # where to draw the curve; nowhere where not given
 ) -> float:  # the suggested highest learning rate
     "`mura lr-find`: fastai's search for a learning rate, its valley."
-    dls = mura_dls(read_data(data, source), size=size, bs=bs)
-    learn = mura_learner(dls, arch, pretrained=pretrained, weights=weights)
+    images = read_data(data, source, regions, max_bad, split_seed, allow_leaks)
+    set_seed(seed, reproducible=True)
+    # The same store that `train` takes: what is decoded here is decoded for it too.
+    store = auto_store(images, size, stderr_bar("decoding images"))
+    dls = mura_dls(images, size=size, bs=bs, store=store, num_workers=num_workers, max_bad=max_bad)
+    learn = mura_learner(dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing)
     with learn.no_bar(), learn.no_logging():
-        valley = learn.lr_find(show_plot=False).valley
+        valley = float(learn.lr_find(show_plot=False).valley)
     if figure is not None:
-        import matplotlib.pyplot as plt
-
-        fig = learn.recorder.plot_lr_find(return_fig=True)
-        fig.savefig(figure)
-        plt.close(fig)
-    return float(valley)
+        _draw_lr(learn.recorder, valley, f"{arch}, {size} px, batches of {bs}", figure)
+    return valley
 
 
-def read_predictions(
-    file: str | Path,  # a predictions table as CSV
-) -> pd.DataFrame:
-    "A predictions table from a file. Raises `InputError` where it is none."
-    try:
-        preds = pd.read_csv(file, dtype={c: "str" for c in ("path", "split", "region", "patient", "study")})
-    except (OSError, ValueError) as e:
-        raise InputError(f"{file}: not a predictions table ({' '.join(str(e).split())[:120]})") from None
-    lost = [c for c in ("study", "region", "patient", "label", "p_abnormal") if c not in preds]
-    if lost:
-        raise InputError(
-            f"{file}: no column {lost[0]!r}; a predictions table has study, region, patient, label, p_abnormal"
-        )
-    return preds
-
-
-def write_predictions(preds: pd.DataFrame, file: Path):
-    "Write a predictions table as CSV, whole or not at all."
+def _draw_lr(recorder, valley: float, title: str, file: str | Path):
+    "The smoothed loss over the learning rate; its last steps, where it diverges, are left away as fastai does."
+    fig, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    ax.plot(recorder.lrs[:-5], recorder.losses[:-5])
+    ax.axvline(valley, color="#999999", ls=":", label=f"valley at {valley:.1e}")
+    ax.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed", title=title)
+    ax.legend(frameon=False)
     with replacing(file) as aside:
-        preds.to_csv(aside, index=False, errors="surrogateescape")
-
-
-def studies_of(preds: pd.DataFrame) -> pd.DataFrame:
-    "One row a study of a predictions table, the most suspicious first."
-    return to_studies(preds).sort_values("p_abnormal", ascending=False, ignore_index=True)
+        fig.savefig(aside, dpi=110)
+    plt.close(fig)

@@ -1,0 +1,152 @@
+"""The whole job in three minutes, on invented radiographs: two networks trained, scored, compared, drawn."""
+
+import hashlib
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from mura_fastai.data import phantom_anatomy, phantom_draw, phantom_findings, phantom_views
+from mura_fastai.data.fingerprints import cache_folder
+from mura_fastai.data.phantom import make_phantom
+from mura_fastai.data.pixels import stderr_bar
+from mura_fastai.data.studies import mura_images, summarize
+from mura_fastai.errors import InputError
+from mura_fastai.results.experiment import interpret_run, train
+from mura_fastai.results.interpret import MuraInterpretation
+from mura_fastai.results.metrics import auroc
+from mura_fastai.results.pictures import COLOURS, draw_confusion, draw_picture
+
+ARCHS = ("mura_cnn", "resnet18")  # both from random weights: the demo needs no network
+
+
+def demo_phantom(
+    studies: int,  # in all
+    seed: int = 0,  # of the phantom
+    size: int = 256,  # longest side of the pictures, pixels
+) -> tuple[Path, pd.DataFrame]:  # its folder, and its images table
+    "A phantom in the user's cache folder, by its settings and the way phantoms are drawn; taken as it is where whole."
+    drawing = hashlib.sha256()
+    for module in (phantom_anatomy, phantom_draw, phantom_findings, phantom_views):
+        drawing.update(Path(module.__file__).read_bytes())
+    root = cache_folder() / "phantoms" / f"{studies}-{size}px-seed{seed}-{drawing.hexdigest()[:8]}"
+    if root.exists():
+        try:
+            images = mura_images(root)
+            if not images.attrs["skipped"]:
+                return root, images
+        except InputError:
+            pass  # a table is gone or cut off
+        shutil.rmtree(root)
+    return root, make_phantom(root, studies, seed, size, progress=stderr_bar("drawing studies"))
+
+
+def demo(
+    folder: str | Path | None = None,  # where runs and pictures go; runs/demo-TIME where not given
+    studies: int = 480,  # invented studies, a fifth of them to score on
+    epochs: int = 8,  # passes over the training data
+    size: int = 96,  # side of the padded square in pixels
+    bs: int = 32,  # images a batch
+    seed: int = 0,  # of weights, order and augmentation
+    archs: tuple[str, ...] = ARCHS,  # networks to compare, from random weights
+) -> Path:  # the folder
+    "`mura demo`: make a phantom, train networks on it, print their scores side by side, draw what they learned."
+    started = time.perf_counter()
+    folder = Path(folder or Path("runs") / f"demo-{time.strftime('%Y%m%d-%H%M%S')}")
+    taken = [folder / arch for arch in archs if (folder / arch / "settings.yaml").exists()]
+    if taken:
+        raise InputError(f"{taken[0]}: holds a run already; choose another folder (--out) or remove it")
+    root, images = demo_phantom(studies)
+    counts = summarize(images).xs("all", level="region")
+    print(f"Invented radiographs in MURA's layout: {root}")
+    for split, row in counts.iterrows():
+        print(f"  {split}: {row.studies:.0f} studies, {row.images:.0f} images, {row.abnormal_share:.0%} abnormal")
+    scores, interps = {}, {}
+    for arch in archs:
+        print(f"\n{arch}, {epochs} epochs at {size} px, from random weights", file=sys.stderr)
+        run, scores[arch] = train(
+            root, folder / arch, "mura", arch=arch, size=size, epochs=epochs, bs=bs, seed=seed, pretrained=False
+        )
+        interps[arch], _ = interpret_run(run)
+    print(f"\nScores of {len(interps[archs[0]].studies)} valid studies, which nothing was chosen on:\n")
+    print(compare_scores(scores))
+    picture = folder / "demo.png"
+    fig = draw_demo(interps, scores)
+    fig.savefig(picture, dpi=110)
+    plt.close(fig)
+    first = folder / archs[0]
+    print(f"\nLook at {picture}, then at {first / 'figures'} (confusion matrices, ROC, top losses).")
+    print(f"Go on with: mura interpret {first}, mura predict {first} FILES, mura train YOUR-DATA --help")
+    print(f"{time.perf_counter() - started:.0f} s in all", file=sys.stderr)
+    return folder
+
+
+def compare_scores(
+    scores: dict[str, pd.DataFrame],  # by architecture, from `train`: with intervals, and the baseline in `attrs`
+) -> str:  # a text table
+    "Kappa and AUROC of every region, side by side; overall with intervals; the region-only baseline last."
+    tables = list(scores.values())
+    regions, baseline = [r for r in tables[0].index if r != "macro"], tables[0].attrs["baseline"]
+
+    def cell(row: pd.Series, name: str) -> str:
+        interval = f" [{row[f'{name}_lo']:.2f}, {row[f'{name}_hi']:.2f}]" if row.name == "overall" else ""
+        return f"{row[name]:.2f}{interval}" if np.isfinite(row[name]) else "n/a"
+
+    rows = [["", "", *[a for arch in scores for a in (arch, "")], "region only", ""]]
+    rows += [["region", "n", *["kappa", "AUROC"] * (len(tables) + 1)]]
+    for region in regions:
+        cells = [cell(t.loc[region], m) for t in tables for m in ("kappa", "auroc")]
+        base = [f"{baseline.loc[region, m]:.2f}" for m in ("kappa", "auroc")]
+        rows.append([region, str(tables[0].loc[region, "n"]), *cells, *base])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.insert(-1, "-" * max(map(len, lines)))
+    return "\n".join([*lines, "Studies, mean over views, abnormal above 0.5; 95 % intervals: bootstrap of patients"])
+
+
+def draw_demo(
+    interps: dict[str, MuraInterpretation],  # by architecture
+    scores: dict[str, pd.DataFrame],  # by architecture
+) -> plt.Figure:
+    "One overview: radiographs with what was said of them, the ROC curves of all networks, their confusion matrices."
+    fig = plt.figure(figsize=(12, 8.4), layout="constrained")
+    above, below = fig.subfigures(2, 1, height_ratios=[1, 1.35])
+    first = next(iter(interps))
+    _draw_row(above, interps[first], first)
+    axs = below.subplots(1, 1 + len(interps), width_ratios=[1.25, *[1] * len(interps)])
+    axs[0].plot([0, 1], [0, 1], ":", color="#999999", lw=1)
+    for (arch, interp), colour in zip(interps.items(), COLOURS, strict=False):
+        label, p = (interp.studies[c].to_numpy(float) for c in ("label", "p_abnormal"))
+        steps = np.r_[np.inf, np.unique(p)[::-1]]
+        curve = [[(p[label == c] >= s).mean() for s in steps] for c in (0, 1)]
+        axs[0].plot(*curve, color=colour, lw=2.2, label=f"{arch}: AUROC {auroc(label, p):.2f}")
+    axs[0].set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", title="Finding more costs false alarms")
+    axs[0].set_xlabel("false alarms, of the normal studies")
+    axs[0].set_ylabel("found, of the abnormal studies")
+    axs[0].legend(loc="lower right", frameon=False)
+    for ax, (arch, interp) in zip(axs[1:], interps.items(), strict=True):
+        cm = interp.confusion_matrix()
+        draw_confusion(ax, cm, f"{arch}: {cm.sum()} studies\nkappa {scores[arch].loc['overall', 'kappa']:.2f}")
+        ax.set_xlabel("predicted")
+    axs[1].set_ylabel("true")
+    fig.suptitle("Invented radiographs, and what two small networks learned from them in a minute each", fontsize=14)
+    return fig
+
+
+def _draw_row(fig, interp: MuraInterpretation, arch: str, n: int = 7):
+    "A radiograph of each region, normal and abnormal in turn, with the probability that a network gives its study."
+    studies = interp.studies.set_index("study")
+    first = interp.preds.drop_duplicates("study")
+    wanted = [(region, i % 2) for i, region in enumerate(interp.regions)][:n]
+    picked = [first[(first.region == r) & (first.label == y)] for r, y in wanted]
+    rows = [table.iloc[0] for table in picked if len(table)]
+    axs = fig.subplots(1, len(rows), squeeze=False)[0]
+    for ax, row in zip(axs, rows, strict=True):
+        draw_picture(ax, row.path)
+        truth = ("normal", "abnormal")[int(row.label)]
+        ax.set_title(f"{row.region}\n{truth}, p = {studies.p_abnormal[row.study]:.2f}", fontsize=10)
+    fig.suptitle(f"Valid studies: the truth, and the probability of abnormal that {arch} gives", fontsize=11)
