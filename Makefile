@@ -20,8 +20,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# nbdev would put its own list of modules in the place of the package's docstring, and an llms.txt beside the notebooks.
 notebooks: $(READY)  ## modules from notebooks; outputs cleaned of what changes by itself
+	cp mura_fastai/__init__.py $(VENV)/init.py
 	$(BIN)/nbdev-export
+	mv $(VENV)/init.py mura_fastai/__init__.py
 	$(BIN)/nbdev-clean
 
 $(READY): settings.ini setup.py constraints.txt

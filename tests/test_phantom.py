@@ -1,4 +1,4 @@
-"""The phantom: MURA's layout to the letter, the same bytes for the same seed, the truth in phantom.csv, no shortcuts."""
+"""The phantom: MURA's layout to the letter, the same bytes for the same seed, the truth told, no shortcuts."""
 
 import csv
 import hashlib

@@ -189,9 +189,9 @@ def test_folder_names_are_labels(tmp_path, normal, abnormal):
 
 
 def test_folder_keeps_an_official_split_region_patient_and_study(tmp_path):
-    names = [f"{s}/XR_WRIST/patient{p:02d}/study1_{y}/image{v}.png" for s, p, y in
-             [("train", p, "positive" if p % 2 else "negative") for p in range(10)] + [("valid", 20, "positive"), ("valid", 21, "negative")]
-             for v in (1, 2)]  # fmt: skip
+    studies = [("train", p, "positive" if p % 2 else "negative") for p in range(10)]
+    studies += [("valid", 20, "positive"), ("valid", 21, "negative")]
+    names = [f"{s}/XR_WRIST/patient{p:02d}/study1_{y}/image{v}.png" for s, p, y in studies for v in (1, 2)]
     make_tree(tmp_path, names)
     images = folder_images(tmp_path)
     assert set(images.region) == {"XR_WRIST"} and images.study.nunique() == 12 and images.patient.nunique() == 12
@@ -202,7 +202,8 @@ def test_folder_keeps_an_official_split_region_patient_and_study(tmp_path):
 
 
 def test_folder_region_is_the_folder_above_the_label(tmp_path):
-    make_tree(tmp_path, [f"{s}/{r}/{y}/{k}.png" for s in ("train", "val") for r in ("Elbow", "Knee") for y in ("normal", "abnormal") for k in range(4)])  # fmt: skip
+    folders = [f"{s}/{r}/{y}" for s in ("train", "val") for r in ("Elbow", "Knee") for y in ("normal", "abnormal")]
+    make_tree(tmp_path, [f"{f}/{k}.png" for f in folders for k in range(4)])
     images = folder_images(tmp_path)
     assert set(images.region) == {"Elbow", "Knee"} and images.study.is_unique and (images.split == "valid").sum() == 16
 

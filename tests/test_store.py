@@ -152,7 +152,7 @@ def test_a_file_that_is_named_twice_is_kept_once(table, tmp_path):
 
 def test_a_store_that_another_process_writes_is_left_alone(table, tmp_path):
     build_store(table, tmp_path / "store", SIZE)
-    hold = "import sys, filelock\nwith filelock.FileLock(sys.argv[1]):\n    print('held', flush=True)\n    sys.stdin.read()"
+    hold = "import sys, filelock\nwith filelock.FileLock(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", hold, str(tmp_path / "store" / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"

@@ -66,7 +66,7 @@ def _load(file: Path, look: bool) -> dict[bytes, dict]:
 
 
 def _save(file: Path, rows: dict[bytes, dict], look: bool):
-    "Write beside, then replace: a reader sees the old file or the new one. A folder that cannot be written is no fault."
+    "Write beside, then replace: a reader sees the old file or the new one. A read-only folder is no fault."
     arrays = {c: np.array([r[c] for r in rows.values()], dtype=np.str_) for c in _TEXT}
     arrays |= {c: np.array([r[c] for r in rows.values()], dtype=np.int32) for c in _COUNT}
     arrays["key"] = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), 16)

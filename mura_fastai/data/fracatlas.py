@@ -17,7 +17,7 @@ _PASSED_ON = ("hardware", "multiscan", "frontal", "lateral", "oblique")  # furth
 
 
 def _group(rows: pd.DataFrame, skipped: list[dict]) -> pd.DataFrame:
-    "Set `patient` to the group of look-alikes, named by the pixels of one of them; near-copies must agree on the label."
+    "Set `patient` to the group of look-alikes, named by the pixels of one; near-copies must agree on the label."
     i, j, alike = lookalike_pairs(rows._look)
     rows = rows.assign(
         _copy=group_pairs(i[alike > COPY], j[alike > COPY], len(rows)), _group=group_pairs(i, j, len(rows))

@@ -37,7 +37,7 @@ class TensorXray(TensorImageBW):
 
 
 class ReadXray(DisplayedTransform):
-    "A row of the images table, or a path, to a `TensorXray` of 1 x `size` x `size` bytes; aspect kept, padded with black."
+    "A row of the images table, or a path, to a `TensorXray` of 1 x `size` x `size` bytes; aspect kept, black around."
 
     input_types = object  # fastai asks: a row, a record or a path
 
@@ -298,7 +298,7 @@ def _check_table(table: pd.DataFrame, bs: int):
     "Stop before training where there is nothing to train on or to choose the best epoch by."
     for split in ("train", "tune"):
         if not (table.split == split).any():
-            raise InputError(f"no image of split {split!r} in the table; patient_split(images) makes train, tune and valid")
+            raise InputError(f"no image of split {split!r} in the table; patient_split(images) makes them")
     if table.label.isna().any():
         raise InputError(f"{table.path[table.label.isna()].iloc[0]}: no label; train and tune rows need 0 or 1")
     n = int((table.split == "train").sum())

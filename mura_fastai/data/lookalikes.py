@@ -1,4 +1,4 @@
-"""Groups of pictures that show the same thing, for data without patient numbers: a group stays on one side of a split."""
+"""Groups of pictures that show the same thing, for data without patient numbers: no split divides a group."""
 
 from collections.abc import Sequence
 

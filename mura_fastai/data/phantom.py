@@ -32,7 +32,7 @@ def make_phantom(
     workers: int | None = None,  # processes; a core each where not given, and none for small phantoms
     progress=None,  # called with (studies done, studies in all) as they are made
 ):
-    "Write a phantom and return its images table (`mura_images(root)`). Raises InputError on a folder that holds something."
+    "Write a phantom and return its images table (`mura_images(root)`). InputError on a folder that holds something."
     root = Path(root).resolve()
     if studies < 10 or size < 32:
         raise InputError(

@@ -30,7 +30,7 @@ class View:
 
 @lru_cache(maxsize=1)
 def textures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Fixed tiles that pictures take random crops of: spongy bone, film grain, clouds; each of zero mean and unit spread."
+    "Fixed tiles that pictures take random crops of: spongy bone, grain, clouds; each of zero mean and unit spread."
     rng = np.random.default_rng(20180117)
     f = np.hypot(*np.meshgrid(np.fft.fftfreq(512), np.fft.rfftfreq(512), indexing="ij"))
     noise = np.fft.rfft2(rng.standard_normal((512, 512)))
@@ -73,7 +73,7 @@ class Strip(NamedTuple):
 
 
 class Canvas:
-    "A picture being drawn: thickness of flesh, bone and metal at each pixel, and the projection from skeleton to pixel."
+    "A picture being drawn: thickness of flesh, bone and metal at each pixel, and the way from skeleton to pixel."
 
     def __init__(self, view: View, pixels: int, ref: float, rng: np.random.Generator):
         self.view, self.px, self.rng = view, pixels, rng
@@ -158,7 +158,7 @@ class Canvas:
         self.bone[place.where] += thick * (np.float32(bone.flat / self.ref) * place.dense)[place.step]
 
     def _wall_and_marrow(self, place: Strip, spongy, shift=0.0):
-        "Path of the beam through the cortex and, more weakly, through spongy bone, in pixels; the axis moved by `shift`."
+        "Path of the beam through cortex and, more weakly, spongy bone, in pixels; the axis moved by `shift`."
         half, mid, step = (place.left + place.right) / 2, (place.right - place.left) / 2 + shift, place.step
         off = place.v - mid.astype(np.float32)[step]
         off *= off

@@ -222,9 +222,11 @@ def box_of(canvas: Canvas, skeleton: Skeleton, f: Finding) -> np.ndarray:
     bone = skeleton.bones[f.bone]
     half = bone.half(f.u) * canvas.view.zoom * canvas.px * canvas.broaden(bone)
     reach, side = {
-        "plate": (min(half * (3.0 + 2.0 * f.numbers[0]), 0.42 * canvas.frame(bone)[3]), 1.0), "pin": (half * (2.6 + 2.6 * f.numbers[1]), 1.0),
-        "screw": (half * 1.9, 1.25), "displaced": (half * 1.9, 1.9), "complete": (half * 1.3, 1.25), "hairline": (half * 1.2, 1.15),
-        "lytic": (half * 1.1, 1.05), "sclerotic": (half * 1.1, 1.05), "exostosis": (half * 1.2, 2.3), "swelling": (half * 4, 5.0),
+        "plate": (min(half * (3.0 + 2.0 * f.numbers[0]), 0.42 * canvas.frame(bone)[3]), 1.0),
+        "pin": (half * (2.6 + 2.6 * f.numbers[1]), 1.0), "screw": (half * 1.9, 1.25),
+        "displaced": (half * 1.9, 1.9), "complete": (half * 1.3, 1.25), "hairline": (half * 1.2, 1.15),
+        "lytic": (half * 1.1, 1.05), "sclerotic": (half * 1.1, 1.05),
+        "exostosis": (half * 1.2, 2.3), "swelling": (half * 4, 5.0),
     }[f.form]  # fmt: skip
     du = span_u(canvas, bone, reach)
     lo, hi = (f.u - du, f.u + du) if f.form != "plate" else (max(f.u - du, 0.03), min(f.u + du, 0.97))

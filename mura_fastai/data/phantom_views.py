@@ -181,9 +181,10 @@ def _in_field(canvas: Canvas, skeleton, f) -> bool:
 def _look(rng) -> dict:
     "Exposure and contrast of one picture."
     return {
-        "flesh": rng.uniform(0.35, 0.65), "bone": rng.uniform(0.55, 0.95), "dose": rng.uniform(0.9, 1.6), "floor": rng.uniform(0.0, 0.12),
-        "gamma": rng.uniform(0.85, 1.5), "white": rng.uniform(0.55, 0.85), "metal": rng.uniform(0.85, 1.0), "heel": rng.normal(0, 0.07, 2),
-        "fog": rng.uniform(0, 0.07), "shutter": rng.uniform(0, 0.04) * (rng.random() < 0.7), "grain": rng.uniform(0.008, 0.03),
+        "flesh": rng.uniform(0.35, 0.65), "bone": rng.uniform(0.55, 0.95), "dose": rng.uniform(0.9, 1.6),
+        "floor": rng.uniform(0.0, 0.12), "gamma": rng.uniform(0.85, 1.5), "white": rng.uniform(0.55, 0.85),
+        "metal": rng.uniform(0.85, 1.0), "heel": rng.normal(0, 0.07, 2), "fog": rng.uniform(0, 0.07),
+        "shutter": rng.uniform(0, 0.04) * (rng.random() < 0.7), "grain": rng.uniform(0.008, 0.03),
     }  # fmt: skip
 
 

@@ -51,7 +51,8 @@ def _read_folders(path: str) -> dict:
         p for i, p in enumerate(parts) if i not in (at, split_at) and i not in known and p.upper() != region.upper()
     ]
     return dict(
-        label=None if at is None else names[words[at]], split="" if split_at is None else SPLIT_FOLDERS[plain[split_at]],
+        label=None if at is None else names[words[at]],
+        split="" if split_at is None else SPLIT_FOLDERS[plain[split_at]],
         region=region or "all", patient=patient, study=study, _own="/".join([*bare, name.rpartition(".")[0]]),
     )  # fmt: skip
 
@@ -119,9 +120,10 @@ def folder_images(
 ) -> pd.DataFrame:  # the images table
     """A tree of folders called normal and abnormal (or one of `LABEL_FOLDERS`, or 0 and 1), in capitals or not.
 
-    The one nearest to the image counts. Above it a folder of `SPLIT_FOLDERS` is kept as the official split. `region` is a folder XR_..., or else the one
-    right above the label's, or "all". Folders patientN and studyN say whose image it is; without them each image is a
-    study and a patient of its own: then repeats of one patient may lie on both sides of a split (exact copies do not).
+    The one nearest to the image counts. Above it a folder of `SPLIT_FOLDERS` is kept as the official split. `region` is
+    a folder XR_..., or else the one right above the label's, or "all". Folders patientN and studyN say whose image it
+    is; without them each image is a study and a patient of its own: then repeats of one patient may lie on both sides
+    of a split (exact copies do not).
     What cannot be used is named in `attrs["skipped"]`. Raises `InputError` if no folder carries a label, for a link
     that leads out of `root`, and for a patient in both train and valid.
     """

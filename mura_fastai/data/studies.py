@@ -264,7 +264,7 @@ def summarize(
     images: pd.DataFrame,  # an images table
     fold_tune: bool = True,  # count tune as the part of train it was cut from; False lists it apart
 ) -> pd.DataFrame:  # indexed by (split, region), "all" for all regions; shares are of labelled rows
-    "Patients, studies, images and the abnormal share of each split and region. Patients of several regions count once in all."
+    "Patients, studies, images and the abnormal share of each split and region. All counts a patient once."
     split = images.split.replace("tune", "train") if fold_tune else images.split
     doubled = pd.concat([images.assign(split=split), images.assign(split=split, region="all")])
     first = ~doubled.duplicated(["split", "region", "study"])

@@ -203,4 +203,4 @@ def fill(
         net.load_state_dict(read_weights(file))
     except RuntimeError as e:
         reason = " ".join(str(e).split())[:200]
-        raise InputError(f"{file}: weights of another network ({reason}); name the architecture they belong to") from None
+        raise InputError(f"{file}: weights of another network ({reason}); name the architecture they are of") from None

@@ -27,7 +27,7 @@ from ..models.backbones import create_net
 
 # %% ../../nbs/30_training.learner.ipynb #9262027d
 class RegionWeightedBCE(nn.Module):
-    """Binary cross-entropy with the weights of Rajpurkar et al. (2018, arXiv 1712.06957, section 3.1), region by region.
+    """Binary cross-entropy, weighted region by region as in Rajpurkar et al. (2018, arXiv 1712.06957, section 3.1).
 
     A positive of region T weighs |N_T| / (|A_T| + |N_T|), a negative |A_T| / (|A_T| + |N_T|), counted over training
     images. A region that was not trained on gets the weights of all regions together.
@@ -120,8 +120,12 @@ class StudyMetric(Metric):
 
 
 def study_kappa() -> StudyMetric:
-    "Cohen's kappa of studies at a probability of one half."
-    return StudyMetric("kappa", lambda y, p: float(cohen_kappa_score(y, p > 0.5)) if len({*y, *(p > 0.5)}) > 1 else np.nan)
+    "Cohen's kappa of studies at a probability of one half; not a number where all is one class."
+
+    def kappa(y, p):
+        return float(cohen_kappa_score(y, p > 0.5)) if len({*y, *(p > 0.5)}) > 1 else np.nan
+
+    return StudyMetric("kappa", kappa)
 
 
 def study_auroc() -> StudyMetric:

@@ -128,7 +128,7 @@ def load_run(
     run: str | Path,  # a run's folder
     num_workers: int | None = None,  # decoding threads
 ) -> Learner:  # with the best weights; its data need not be there
-    "The Learner of a finished run: its loaders, its network, the weights of its best epoch. Nothing in the folder is run."
+    "The Learner of a finished run: its loaders, its network, its best weights. Nothing in the folder is run."
     run = Path(run)
     settings = read_settings(run)
     best = run / "weights" / "best.safetensors"
