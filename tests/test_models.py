@@ -88,12 +88,12 @@ NETS = [
     ("resnet18", 64),
     ("resnet50", 64),
     ("vit_tiny_patch16_224", 64),
-    pytest.param("densenet169", 64, marks=pytest.mark.slow),
+    ("densenet169", 64),
     pytest.param("vgg19", 64, marks=pytest.mark.slow),
     pytest.param("vgg19_bn", 64, marks=pytest.mark.slow),
-    pytest.param("deit_tiny_distilled_patch16_224", 64, marks=pytest.mark.slow),
-    pytest.param("convnext_atto", 64, marks=pytest.mark.slow),
-    pytest.param("efficientnet_b0", 64, marks=pytest.mark.slow),
+    ("deit_tiny_distilled_patch16_224", 64),
+    ("convnext_atto", 64),
+    ("efficientnet_b0", 64),
 ]
 
 
