@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -198,7 +199,9 @@ def find_lr(
     store = auto_store(images, size, stderr_bar("decoding images"))
     dls = mura_dls(images, size=size, bs=bs, store=store, num_workers=num_workers, max_bad=max_bad)
     learn = mura_learner(dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing)
-    with learn.no_bar(), learn.no_logging():
+    # fastai keeps the weights aside while it searches, in a folder that it makes under the learner's path.
+    with tempfile.TemporaryDirectory() as aside, learn.no_bar(), learn.no_logging():
+        learn.path = Path(aside)
         valley = float(learn.lr_find(show_plot=False).valley)
     if figure is not None:
         _draw_lr(learn.recorder, valley, f"{arch}, {size} px, batches of {bs}", figure)
