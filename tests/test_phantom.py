@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from mura_fastai.data.phantom import make_phantom, plan_studies
+from mura_fastai.data.phantom import SMALLEST, make_phantom, plan_studies
 from mura_fastai.data.phantom_views import REGIONS, draw_study
+from mura_fastai.data.pixels import check_images
 from mura_fastai.errors import InputError
 
 
@@ -22,7 +23,7 @@ from mura_fastai.errors import InputError
 def tree(tmp_path_factory):
     "Root and images table of 200 small studies."
     root = tmp_path_factory.mktemp("phantom") / "MURA-x"
-    return root, make_phantom(root, studies=200, seed=3, size=64, workers=1)
+    return root, make_phantom(root, studies=200, seed=3, size=96, workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -75,22 +76,22 @@ def test_splits_regions_views_and_patients_are_like_muras(tree):
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(tmp_path):
     for name, seed, workers in (("one", 5, 1), ("two", 5, 2), ("other", 6, 1)):
-        make_phantom(tmp_path / name / "P", studies=12, seed=seed, size=64, workers=workers)
+        make_phantom(tmp_path / name / "P", studies=12, seed=seed, size=96, workers=workers)
     one, two, other = (digest(tmp_path / n / "P") for n in ("one", "two", "other"))
     assert one == two
     assert one != other
 
 
 def test_another_process_gives_the_same_bytes(tmp_path):
-    make_phantom(tmp_path / "here" / "P", studies=10, seed=5, size=64)
-    code = f"from mura_fastai.data.phantom import make_phantom as m; m({str(tmp_path / 'there' / 'P')!r}, 10, 5, 64)"
+    make_phantom(tmp_path / "here" / "P", studies=10, seed=5, size=96)
+    code = f"from mura_fastai.data.phantom import make_phantom as m; m({str(tmp_path / 'there' / 'P')!r}, 10, 5, 96)"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": "7"})
     assert digest(tmp_path / "here") == digest(tmp_path / "there")
 
 
 def test_files_are_grey_and_rgb_with_the_longest_side_asked_for(tree):
     sizes, modes = zip(*((im.size, im.mode) for im in map(Image.open, tree[1].path)), strict=True)
-    assert {max(s) for s in sizes} == {64}
+    assert {max(s) for s in sizes} == {96}
     assert set(modes) == {"L", "RGB"} and 0.5 < modes.count("L") / len(modes) < 0.9
     assert len(set(sizes)) > 20
     (picture, _), *_ = draw_study(0, plan_studies(10, 0)[0], 512)
@@ -171,7 +172,7 @@ def test_regions_look_different(tree):
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(InputError, match="not an empty folder"):
-        make_phantom(tmp_path, studies=10, size=32)
+        make_phantom(tmp_path, studies=10, size=SMALLEST)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -181,14 +182,20 @@ def test_a_phantom_that_failed_half_way_leaves_nothing(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make_phantom(tmp_path / "P", studies=10, size=32, progress=stop)
+        make_phantom(tmp_path / "P", studies=10, size=SMALLEST, progress=stop)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_too_small_a_phantom_is_refused(tmp_path):
-    for wrong in ({"studies": 3}, {"size": 8}):
-        with pytest.raises(InputError, match="at least 10 studies"):
+    for wrong in ({"studies": 9}, {"size": SMALLEST - 1}):
+        with pytest.raises(InputError, match=f"at least 10 studies of {SMALLEST} pixels.*raise"):
             make_phantom(tmp_path / "P", **wrong)
+
+
+def test_the_smallest_phantom_holds_no_image_that_training_refuses(tmp_path):
+    images = make_phantom(tmp_path / "P", studies=60, seed=0, size=SMALLEST)
+    assert min(min(Image.open(p).size) for p in images.path) in range(32, 36)
+    assert check_images(images.path) == []
 
 
 def test_the_plan_has_the_number_of_studies_asked_for():

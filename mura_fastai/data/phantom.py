@@ -6,6 +6,7 @@ of the file, empty where the view does not show it. Nothing here is made from an
 """
 
 import csv
+import math
 import os
 import shutil
 import sys
@@ -18,25 +19,29 @@ from pathlib import Path
 import numpy as np
 
 from mura_fastai.data.phantom_views import REGIONS, Study, draw_study
+from mura_fastai.data.pixels import MIN_SIDE
 from mura_fastai.data.studies import mura_images
 from mura_fastai.errors import InputError
 
 COLUMNS = ("path", "study", "kind", "form", "shown", "x0", "y0", "x1", "y1")
+# The narrowest view is then as wide as an image must be to be read at all.
+SMALLEST = math.ceil(MIN_SIDE / min(region.aspect[0] for region in REGIONS.values()))
 
 
 def make_phantom(
     root,  # folder to fill; it is the dataset's own folder, as MURA-v1.1 is
     studies: int = 400,  # studies in all, a fifth of them valid
     seed: int = 0,  # same seed and versions, same bytes
-    size: int = 512,  # longest side of the pictures, pixels
+    size: int = 512,  # longest side of the pictures, pixels; `SMALLEST` at the least
     workers: int | None = None,  # processes; a core each where not given, and none for small phantoms
     progress=None,  # called with (studies done, studies in all) as they are made
 ):
     "Write a phantom and return its images table (`mura_images(root)`). InputError on a folder that holds something."
     root = Path(root).resolve()
-    if studies < 10 or size < 32:
+    if studies < 10 or size < SMALLEST:
         raise InputError(
-            f"a phantom needs at least 10 studies of 32 pixels, not {studies} of {size}: raise --studies or --size"
+            f"a phantom needs at least 10 studies of {SMALLEST} pixels, not {studies} of {size}: raise studies or size "
+            f"(narrower views would have a side under {MIN_SIDE} pixels, too small to train on)"
         )
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise InputError(f"{root} is not an empty folder: name a new one, or remove it first")
