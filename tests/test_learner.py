@@ -106,6 +106,17 @@ def test_one_class_in_a_region_gives_no_nan():
     assert loss(torch.zeros(3, 1), torch.tensor([1, 1, 0]), torch.tensor([1, 1, 2])).isfinite()
 
 
+def test_whoever_knows_only_the_region_is_told_its_share_of_abnormal_images():
+    rows = [("a", 1)] * 3 + [("a", 0)] * 9 + [("b", 1)] * 6 + [("b", 0)] * 2 + [("c", 1)] * 4
+    table = pd.DataFrame(rows, columns=["region", "label"]).astype({"label": "Int64"})
+    loss = RegionWeightedBCE.from_images(table, ["#na#", "a", "b", "c"])
+    shares = loss.unweigh(torch.full((4,), 0.5), torch.arange(4))
+    # c was seen with one label only: its share is nobody's knowledge, and that of all stands in
+    assert shares.tolist() == pytest.approx([13 / 24, 3 / 12, 6 / 8, 13 / 24])
+    certain = loss.unweigh(torch.tensor([0.0, 1.0]), torch.tensor([1, 1]))
+    assert certain.tolist() == pytest.approx([0, 1])
+
+
 # ---------------------------------------------------------------- scores of studies
 
 
@@ -114,7 +125,11 @@ def studies_of(learn, ds_idx):
     dl = learn.dls[ds_idx]
     with learn.no_bar():
         probs = learn.get_preds(dl=learn.dls.test_dl(dl.items))[0].numpy()
-    rows = dl.items.assign(p=probs).groupby("study").agg({"label": "first", "p": "mean"})
+    # The loss makes every region look balanced; its share of abnormal training images, as prior odds, mends that.
+    train = learn.dls.train.items
+    prior = dl.items.region.map(train.label.astype(float).groupby(train.region).mean()).to_numpy(float)
+    odds = probs / (1 - probs) * prior / (1 - prior)
+    rows = dl.items.assign(p=odds / (1 + odds)).groupby("study").agg({"label": "first", "p": "mean"})
     return rows.label.astype(int), rows.p
 
 

@@ -205,7 +205,8 @@ GREY_STATS = (0.449, 0.226)  # mean and standard deviation: ImageNet's, averaged
 def xray_tfms(
     max_rotate: float = 30.0,  # degrees, either way
     max_zoom: float = 1.15,  # at the most; the least is 0.9
-    max_lighting: float = 0.25,  # change of brightness and contrast
+    max_lighting: float = 0.1,  # change of brightness and contrast
+    p: float = 0.5,  # share of images that each change but the flip is made to
     flip: bool = True,  # flip left and right, half of the time
     mean: float = GREY_STATS[0],  # of grey values between 0 and 1
     std: float = GREY_STATS[1],
@@ -213,7 +214,7 @@ def xray_tfms(
     "Bytes in, augmented and normalised batch out: flip, rotation, zoom, lighting; training batches only."
     augment = aug_transforms(
         do_flip=flip, max_rotate=max_rotate, min_zoom=0.9, max_zoom=max_zoom, max_lighting=max_lighting, max_warp=0,
-        pad_mode=PadMode.Zeros,
+        p_affine=p, p_lighting=p, pad_mode=PadMode.Zeros,
     )  # fmt: skip
     return [IntToFloatTensor(), *augment, Normalize.from_stats([mean], [std], dim=1, cuda=False)]
 

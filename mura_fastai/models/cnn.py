@@ -61,7 +61,8 @@ class MuraCNN(nn.Module):
         dropout: float = 0.2,  # before the last layer
     ):
         super().__init__()
-        self.stem = conv_norm(in_chans, widths[0], stride=2)
+        # At full resolution first: a fracture may be one pixel wide, and a stride would step over it.
+        self.stem = nn.Sequential(conv_norm(in_chans, widths[0]), nn.MaxPool2d(2))
         stages, n_in = [], widths[0]
         for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             first = Residual(n_in, width, stride=1 if i == 0 else 2)

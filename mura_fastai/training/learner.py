@@ -63,6 +63,17 @@ class RegionWeightedBCE(nn.Module):
         weight = None if region is None else self.weights[region.reshape(-1), target.long()]
         return F.binary_cross_entropy_with_logits(pred, target.float(), weight, reduction=self.reduction)
 
+    def unweigh(
+        self,
+        p: torch.Tensor,  # N probabilities, as if both labels were equally frequent in each region
+        region: torch.Tensor,  # N coded regions
+    ) -> torch.Tensor:  # N probabilities at the regions' own shares
+        "Take the weights back: at the optimum they multiply the odds by |N_T| / |A_T|."
+        odds = self.weights[:, 0] / self.weights[:, 1]
+        # A region trained on with one label has no odds of its own: those of all regions stand in.
+        odds = torch.where((odds > 0) & odds.isfinite(), odds, odds[0])[region.reshape(-1)].to(p.dtype)
+        return p * odds / (p * odds + 1 - p)
+
     def activation(self, out: torch.Tensor) -> torch.Tensor:
         "Logits to N probabilities of abnormal."
         return out.float().sigmoid().reshape(-1)
@@ -107,7 +118,8 @@ class StudyMetric(Metric):
             return
         # In the order of the pass: `learn.validate(0)` goes through the training rows as they were shuffled.
         self.studies = learn.dl.items.study.to_numpy()[learn.dl.order]
-        self.probs.append(learn.loss_func.activation(learn.pred.detach()))
+        probs = learn.loss_func.activation(learn.pred.detach())
+        self.probs.append(learn.loss_func.unweigh(probs, learn.xb[1]) if hasattr(learn.loss_func, "unweigh") else probs)
         self.labels.append(learn.y.detach())
 
     @property
