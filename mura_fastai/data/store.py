@@ -66,6 +66,7 @@ def build_store(
     size: int = 320,  # side of the padded square in pixels
     workers: int | None = None,  # decoding threads; the number of cores unless set
     progress: Progress = None,  # called with (done, all)
+    wait: bool = False,  # for another process that is writing the same store, instead of an error
 ) -> Store:
     """Decode every image once, by all cores. A second call redoes only what is new or has changed.
 
@@ -75,7 +76,7 @@ def build_store(
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     try:
-        with filelock.FileLock(path / ".lock", timeout=0):
+        with filelock.FileLock(path / ".lock", timeout=-1 if wait else 0):
             index, pixels = _prepare(path, list(dict.fromkeys(images.path)), size)
             _fill(path, index, pixels, size, workers, progress)
     except filelock.Timeout:
@@ -90,7 +91,9 @@ def auto_store(
 ) -> Store:
     "The store of these images in the user's cache folder, made or brought up to date."
     name = pd.util.hash_pandas_object(images.path, index=False).sum()
-    return build_store(images, cache_folder() / "stores" / f"{int(name):016x}-{size}", size, progress=progress)
+    return build_store(
+        images, cache_folder() / "stores" / f"{int(name):016x}-{size}", size, progress=progress, wait=True
+    )
 
 
 def _read_index(path: Path) -> pd.DataFrame | None:
