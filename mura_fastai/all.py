@@ -33,12 +33,10 @@ from mura_fastai.results.experiment import (
     train,
 )
 from mura_fastai.results.interpret import MuraInterpretation, figures
+from mura_fastai.results.intervals import auroc, confusion, kappa
 from mura_fastai.results.metrics import (
-    auroc,
-    confusion,
     cross_entropy,
     format_scores,
-    kappa,
     region_baseline,
     score,
     scores_to_json,

@@ -10,15 +10,10 @@ from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.proportion import proportion_confint
 
 from mura_fastai.errors import InputError
+from mura_fastai.results.intervals import auroc, auroc_variance, bootstrap_weights, confusion, kappa, kappa_variance
 from mura_fastai.results.metrics import (
-    auroc,
-    auroc_variance,
-    bootstrap_weights,
-    confusion,
     cross_entropy,
     format_scores,
-    kappa,
-    kappa_variance,
     region_baseline,
     score,
     scores_to_json,

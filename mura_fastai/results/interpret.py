@@ -17,7 +17,8 @@ from fastcore.basics import patch
 
 from ..data.studies import LABEL_NAMES
 from ..errors import InputError
-from .metrics import auroc, confusion, cross_entropy, format_scores, kappa, score, to_studies
+from .intervals import auroc, confusion, kappa
+from .metrics import cross_entropy, format_scores, score, to_studies
 from .pictures import COLOURS, NOT_TO_SHARE, VERDICTS, draw_confusion, draw_picture, plain_text
 from .predict import predict_images
 
