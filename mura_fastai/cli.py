@@ -1,8 +1,6 @@
 """The command `mura`: parse, call one function, print. Results go to stdout, progress to stderr."""
 
 import json
-import os
-import signal
 import sys
 import warnings
 from contextlib import contextmanager
@@ -13,7 +11,8 @@ import typer
 
 # Nothing heavy is imported up here: PyTorch and fastai take seconds, `mura --help` a fraction of one.
 import mura_fastai
-from mura_fastai.errors import InputError, TrainingError
+from mura_fastai.errors import InputError
+from mura_fastai.exits import exit_codes
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -379,33 +378,6 @@ def predict(
 
 
 def main():
-    "The console command. Exit codes: 0 done, 1 failed while running, 2 wrong input, 130 Ctrl-C, 143 SIGTERM."
-    started = os.getpid()
-
-    def stop(*_):
-        # Worker processes inherit the handler; they have nothing to tidy up.
-        if os.getpid() != started:
-            os._exit(143)
-        raise SystemExit(143)
-
-    signal.signal(signal.SIGTERM, stop)
-    sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold bytes that are no text
-    try:
+    "The console command."
+    with exit_codes():
         app()
-    except InputError as e:
-        _fail(e, 2)
-    except TrainingError as e:
-        _fail(e, 1)
-    except OSError as e:
-        _fail(f"{e.filename}: {e.strerror}" if e.filename and e.strerror else e, 1)
-    except Exception as e:
-        if type(e).__name__ != "OutOfMemoryError":  # PyTorch's; this module does not import it
-            raise
-        _fail("the GPU's memory is full; lower --bs or --size", 1)
-
-
-def _fail(what, code: int):
-    "One line on stderr, then out."
-    line = " ".join(str(what).split())
-    print("mura: " + "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
-    raise SystemExit(code)

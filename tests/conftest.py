@@ -1,5 +1,7 @@
 """What all tests share: a cache folder of their own, and one small phantom."""
 
+from pathlib import Path
+
 import pytest
 
 from mura_fastai.data.phantom import make_phantom
@@ -17,3 +19,18 @@ def own_cache(tmp_path_factory):
 def images(tmp_path_factory, own_cache):
     "The images table of 60 studies of 96 px. Nobody changes its files: copy them first."
     return make_phantom(tmp_path_factory.mktemp("shared") / "MURA-small", studies=60, seed=1, size=96, workers=1)
+
+
+@pytest.fixture(scope="session")
+def root(images):
+    "The folder of the shared phantom: the one that holds MURA's CSVs."
+    return next(p for p in Path(images.path[0]).parents if (p / "train_image_paths.csv").exists())
+
+
+@pytest.fixture(scope="session")
+def run(root, tmp_path_factory):
+    "A run of one epoch on the shared phantom. Nobody changes it: copy it first."
+    from mura_fastai.results.experiment import train
+
+    out = tmp_path_factory.mktemp("runs") / "first"
+    return train(root, out, size=48, epochs=1, bs=16, num_workers=1)[0]

@@ -10,6 +10,7 @@ import re
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,20 @@ class ReadXray(DisplayedTransform):
         self,
         size: int,  # side of the square in pixels
     ):
-        self.size = size
+        self.size, self.only_type = size, False
+
+    @contextmanager
+    def unread(self):
+        "Meanwhile images are black: fastai reads one to learn its type, and a run is loaded where its files are gone."
+        self.only_type = True
+        try:
+            yield
+        finally:
+            self.only_type = False
 
     def encodes(self, item) -> TensorXray:
+        if self.only_type:
+            return TensorXray(torch.zeros((1, self.size, self.size), dtype=torch.uint8))
         return TensorXray(torch.from_numpy(pad_square(read_grey(_path(item)), self.size))[None])
 
 
@@ -220,21 +232,21 @@ def xray_tfms(
 
 # %% ../../nbs/10_data.loaders.ipynb #d3dc0700
 def XrayBlock(
-    size: int,  # side of the square in pixels
+    reader: ReadXray | int,  # or the side of the square in pixels
 ) -> TransformBlock:
     "A fastai block that reads a row's file as one grey channel on a padded square, through `XrayDL`."
-    return TransformBlock(type_tfms=ReadXray(size), dl_type=XrayDL)
+    return TransformBlock(type_tfms=ReadXray(reader) if isinstance(reader, int) else reader, dl_type=XrayDL)
 
 
 def xray_block(
     regions: list,  # the regions that the loss and the network know; another one is coded 0
-    size: int,  # side of the square in pixels
+    reader: ReadXray | int,  # or the side of the square in pixels
     batch_tfms: list,  # transforms of whole batches
 ) -> DataBlock:
     "The DataBlock of an images table: image and region in, label out, train against tune."
     label = CategoryBlock(vocab=list(LABEL_NAMES), sort=False)
     return DataBlock(
-        blocks=(XrayBlock(size), CategoryBlock(vocab=list(regions), sort=False, add_na=True), label),
+        blocks=(XrayBlock(reader), CategoryBlock(vocab=list(regions), sort=False, add_na=True), label),
         n_inp=2,
         getters=[None, _region, _label],
         splitter=lambda rows: [(rows.split == s).to_numpy().nonzero()[0].tolist() for s in ("train", "tune")],
@@ -269,8 +281,10 @@ def mura_dls(
     table = table.reset_index(drop=True)
     _check_table(table, bs)
     tfms = xray_tfms() if batch_tfms is None else batch_tfms
-    block = xray_block(sorted(table.region.unique()), size, tfms)
-    dls = block.dataloaders(table, bs=bs, store=store, threads=num_workers, device=device, **kwargs)
+    reader = ReadXray(size)
+    block = xray_block(sorted(table.region.unique()), reader, tfms)
+    with reader.unread():
+        dls = block.dataloaders(table, bs=bs, store=store, threads=num_workers, device=device, **kwargs)
     dls.size = size
     return dls
 

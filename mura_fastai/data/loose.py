@@ -96,7 +96,7 @@ def _listed(file: Path) -> pd.DataFrame:
         choices = [folder / line, folder / Path(*Path(line).parts[1:])]
         real = [Path(os.path.realpath(c)) for c in choices]
         inside = [c for c, r in zip(choices, real, strict=True) if r.is_relative_to(os.path.realpath(folder))]
-        if not inside or Path(line).is_absolute():
+        if len(inside) < len(choices) or Path(line).is_absolute():
             raise InputError(
                 f"{file}, line {number}: {line!r} leads out of {folder}; list files below the CSV's folder"
             )

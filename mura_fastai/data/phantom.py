@@ -9,6 +9,7 @@ import csv
 import math
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -109,8 +110,12 @@ def _map(draw, plan: list[Study], size: int, workers: int | None):
         return
     # fork starts at once and never runs the caller's script again, as spawn does; the children only draw and write
     context = get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    # Ctrl-C reaches the children too: this process alone answers it, and then draws no more
+    pool = ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    try:
         yield from pool.map(draw, plan, chunksize=4)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _cores() -> int:

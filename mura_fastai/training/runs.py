@@ -14,7 +14,7 @@ import yaml
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 import mura_fastai
 from mura_fastai.data.loaders import mura_dls
@@ -62,7 +62,8 @@ def save_weights(
 ):
     "Write a module's weights, whole or not at all."
     with replacing(file) as aside:
-        save_file({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, aside)
+        # Not `save_file`: what it writes is closed to other users of a shared folder.
+        aside.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}))
 
 
 def train_run(
@@ -92,6 +93,8 @@ def train_run(
     out = Path(out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{arch.replace('/', '_')}")
     if (out / "settings.yaml").exists():
         raise InputError(f"{out}: holds a run already; choose another folder (--out) or remove it")
+    if epochs < 1:
+        raise InputError(f"{epochs} epochs: nothing would be trained; ask for at least one (--epochs)")
     own, starts_trained = arch in OWN, arch not in OWN and bool(pretrained or weights)
     lr = lr or LEARNING_RATES["own" if own else "pretrained" if starts_trained else "scratch"]
     images, bad = leave_out_bad(images, max_bad, stderr_bar("checking images"))
@@ -118,8 +121,6 @@ def train_run(
         else:
             learn.unfreeze()
             learn.fit_one_cycle(epochs, lr, cbs=cbs)
-    if best.epoch_kept is None:
-        raise InputError(f"{epochs} epochs: nothing was trained; ask for at least one (--epochs)")
     print(f"kept the weights of epoch {best.epoch_kept + 1} (best on tune)", file=sys.stderr)
     return out
 

@@ -1,0 +1,313 @@
+"""The command `mura`: quick to ask for help, plain in its errors, and with nothing but results on stdout."""
+
+import inspect
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import typer
+
+import mura_fastai
+from mura_fastai import cli
+from mura_fastai.errors import InputError, TrainingError
+from mura_fastai.results import experiment
+from mura_fastai.share.demo import compare_scores, demo
+from mura_fastai.training.runs import train_run
+
+MURA = [sys.executable, Path(__file__).parents[1] / "cli.py"]
+COMMANDS = {c.name or c.callback.__name__: c.callback for c in cli.app.registered_commands}
+HEAVY = {"torch", "fastai", "timm", "pandas", "numpy", "matplotlib", "sklearn", "PIL"}
+
+
+@pytest.fixture
+def mura(monkeypatch, capsys):
+    "Call the command inside this process: exit code, stdout, stderr."
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mura", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as e:
+            cli.main()
+        told = capsys.readouterr()
+        return e.value.code or 0, told.out, told.err
+
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+# ---------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--version", "train --help"])
+def test_help_imports_nothing_heavy(arguments):
+    code = "import sys; from mura_fastai.cli import main\ntry: main()\n"
+    code += "except SystemExit: print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code, *arguments.split()], capture_output=True, text=True)
+    assert "train" in done.stdout or mura_fastai.__version__ in done.stdout
+    assert "mura_fastai.cli" in done.stderr
+    assert not HEAVY & set(done.stderr.split())
+
+
+def test_counting_and_scoring_a_file_need_no_pytorch(root, run):
+    code = "import sys; sys.modules['torch'] = None; from mura_fastai.cli import main; main()"
+    for arguments in (["summarize", root], ["evaluate", "--predictions", run / "predictions.csv"]):
+        done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def test_the_root_starts_the_same_command():
+    done = subprocess.run([*MURA, "--version"], capture_output=True, text=True)
+    assert done.stdout == f"mura_fastai {mura_fastai.__version__}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_shows_an_example_and_explains_every_option(mura, name):
+    code, out, _ = mura(name, "--help")
+    assert code == 0 and f"\n  mura {name} " in out.replace(f"mura {name}\n", f"mura {name} \n")
+    for parameter in inspect.signature(COMMANDS[name]).parameters.values():
+        assert parameter.annotation.__metadata__[0].help, parameter.name
+
+
+@pytest.mark.parametrize(
+    "name, function",
+    [("train", train_run), ("train", experiment.train), ("lr-find", experiment.find_lr), ("demo", demo)],
+)
+def test_defaults_are_those_of_the_function(name, function):
+    told = {n: p.default for n, p in inspect.signature(COMMANDS[name]).parameters.items()}
+    meant = {n: p.default for n, p in inspect.signature(function).parameters.items()}
+    shared = {n for n in told.keys() & meant.keys() if told[n] is not inspect.Parameter.empty}
+    assert len(shared) >= 4
+    assert {n: told[n] for n in shared} == {n: meant[n] for n in shared}
+
+
+def test_every_command_is_a_public_function():
+    names = dict(phantom="make_phantom", evaluate="evaluate_run", interpret="interpret_run", **{"lr-find": "find_lr"})
+    public = vars(__import__("mura_fastai.all", fromlist=["all"]))
+    assert {names.get(n, n) for n in COMMANDS} <= set(public["__all__"])
+
+
+# ---------------------------------------------------------------- results
+
+
+def test_summarize_counts_and_says_what_was_left_out(mura, root, images):
+    code, out, _ = mura("summarize", root)
+    assert code == 0 and f"{images.study[images.split == 'tune'].nunique()} of train's studies are set aside" in out
+    told = json.loads(mura("summarize", root, "--json")[1])
+    whole = {r["split"]: r["images"] for r in told["table"] if r["region"] == "all"}
+    assert sum(whole.values()) == len(images) and told["skipped"] == []
+
+
+def test_summarize_of_data_without_labels_is_json_too(mura, tmp_path, images):
+    (tmp_path / "own.csv").write_text("path,label,split\na.png,,valid\nb.png,1,train\nc.png,0,train\n")
+    for name, path in zip("abc", images.path, strict=False):
+        (tmp_path / f"{name}.png").write_bytes(Path(path).read_bytes())
+    code, out, _ = mura("summarize", tmp_path / "own.csv", "--json")
+    shares = [r["abnormal_share"] for r in json.loads(out)["table"] if r["split"] == "valid"]
+    assert code == 0 and shares == [None, None]
+    assert "n/a" in mura("summarize", tmp_path / "own.csv")[1]
+
+
+def test_train_prints_scores_on_stdout_and_epochs_on_stderr(mura, root, tmp_path):
+    code, out, err = mura("train", root, "--size", 48, "--epochs", 1, "--bs", 16, "--out", tmp_path / "run")
+    assert code == 0
+    assert re.search(r"^overall +12 ", out, re.M) and "Knowing the region alone: kappa 0.000" in out
+    assert f"mura interpret {tmp_path / 'run'}" in out
+    assert re.search(r"^epoch  1/1  train loss \d", err, re.M) and "epoch" not in out
+    assert "\x1b" not in out + err and "\r" not in out + err, "no colour and no bars in a pipe"
+
+
+def test_json_is_one_document_and_what_the_run_keeps(mura, root, tmp_path, run):
+    arguments = ["--size", 48, "--epochs", 1, "--bs", 16, "--ci", "none", "--regions", "XR_WRIST,XR_HAND"]
+    code, out, _ = mura("train", root, *arguments, "--out", tmp_path / "run", "--json")
+    told = json.loads(out)
+    assert code == 0 and set(told["scores"]) == {"XR_HAND", "XR_WRIST", "overall", "macro"}
+    kept = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert kept.items() <= told.items()
+    told = json.loads(mura("evaluate", run, "--json")[1])
+    assert told["scores"]["overall"]["n"] == 12 and "auroc_lo" in told["scores"]["overall"]
+
+
+@pytest.mark.parametrize("ci, columns", [("none", 0), ("asymptotic", 10), ("official", 2)])
+def test_intervals_on_demand(mura, run, ci, columns):
+    told = json.loads(mura("evaluate", run, "--ci", ci, "--json")[1])
+    assert sum(k.endswith(("_lo", "_hi")) for k in told["scores"]["overall"]) == columns
+
+
+def test_evaluate_reads_a_file_with_and_without_its_data(mura, root, run):
+    file = run / "predictions.csv"
+    scores = [
+        json.loads(mura("evaluate", *a, "--ci", "none", "--json")[1])["scores"]
+        for a in ([run], ["--predictions", file], [root, "--predictions", file])
+    ]
+    assert scores[0] == scores[1] == scores[2]
+
+
+def test_interpret_says_what_went_wrong_and_where_the_figures_are(mura, run, tmp_path):
+    code, out, _ = mura("interpret", run, "--top", 2, "--out", tmp_path / "figures")
+    assert code == 0 and "Top losses, of images:" in out and str(tmp_path / "figures") in out
+    assert (tmp_path / "figures" / "confusion_matrix.png").exists()
+    told = json.loads(mura("interpret", run, "--top", 2, "--out", tmp_path / "figures", "--json")[1])
+    assert sum(map(sum, told["confusion"]["overall"])) == 12 and len(told["top_losses"]) == 2
+
+
+def test_predict_tells_runs_from_input_and_names_what_it_skipped(mura, run, root, tmp_path):
+    good = next(root.glob("valid/*/*/*/image1.png"))
+    (tmp_path / "bad\n.png").write_bytes(b"")
+    code, out, err = mura("predict", run, good, tmp_path / "bad\n.png", run, "-o", tmp_path / "p.csv")
+    assert code == 0 and "1 images, 1 studies, 1 skipped" in out and "skipped" in err
+    assert pd.read_csv(tmp_path / "p.csv").path.tolist() == [str(good)]
+    told = json.loads(mura("predict", run, good, "-o", tmp_path / "p.csv", "--json")[1])
+    assert told["images"] == 1 and 0 < told["studies"][0]["p_abnormal"] < 1 and told["studies"][0]["label"] is None
+
+
+def test_lr_find_prints_a_rate_and_draws_the_curve(mura, root, tmp_path):
+    code, out, _ = mura("lr-find", root, "--size", 32, "--bs", 8, "-o", tmp_path / "lr.png")
+    assert code == 0 and 1e-6 < float(out.splitlines()[0]) < 1
+    assert (tmp_path / "lr.png").stat().st_size > 5000
+
+
+def test_phantom_makes_one_and_says_what_is_next(mura, tmp_path):
+    code, out, _ = mura("phantom", tmp_path / "p", "--studies", 10, "--size", 96)
+    assert code == 0 and "10 studies" in out and f"mura train {tmp_path / 'p'}" in out
+    assert (tmp_path / "p" / "phantom.csv").exists()
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["train", "absent"], "absent: no such folder"),
+        (["train", "ROOT", "--bs", "9999"], "--bs"),
+        (["train", "ROOT", "--arch", "resnet5O"], "did you mean"),
+        (["train", "ROOT", "--max-bad", "7"], "--max-bad 7.0 is no share"),
+        (["train", "ROOT", "--regions", "XR_KNEE"], "no region 'XR_KNEE'"),
+        (["summarize", "absent"], "no such folder"),
+        (["phantom", "ROOT"], "not an empty folder"),
+        (["evaluate"], "give RUN"),
+        (["evaluate", "absent"], "not a run"),
+        (["evaluate", "RUN", "--ci", "narrow"], "bootstrap, asymptotic"),
+        (["evaluate", "RUN", "ROOT", "more"], "give RUN"),
+        (["evaluate", "--predictions", "absent.csv"], "absent.csv: no such file"),
+        (["interpret", "ROOT"], "not a run"),
+        (["predict", "RUN"], "no input given"),
+        (["predict", "ROOT"], "no run given"),
+    ],
+)
+def test_wrong_input_is_one_line_and_code_2(mura, run, root, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    known = {"RUN": run, "ROOT": root}
+    code, out, err = mura(*[known.get(a, a) for a in arguments])
+    assert (code, out) == (2, "")
+    assert err.startswith("mura: ") and message in err and err.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["tran"], ["train"], ["train", "x", "--epochs", "many"], ["train", "x", "--bs", 0]]
+)
+def test_wrong_usage_is_code_2(mura, arguments):
+    code, out, err = mura(*arguments)
+    assert (code, out) == (2, "") and "Error: " in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "error, code, line",
+    [
+        (InputError("no such thing"), 2, "mura: no such thing\n"),
+        (InputError("evil\nname\x1b[31m"), 2, "mura: evil name?[31m\n"),
+        (TrainingError("the loss is not a number"), 1, "mura: the loss is not a number\n"),
+        (OSError(28, "No space left on device", "/runs/best.safetensors"), 1, "mura: /runs/best.safetensors: No space"),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), 1, "mura: the GPU's memory is full; lower --bs"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_what_went_wrong_decides_the_exit_code(mura, root, monkeypatch, error, code, line):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(experiment, "train", fail)
+    got = mura("train", root)
+    assert got[:2] == (code, "") and got[2].startswith(line) and "Traceback" not in got[2]
+
+
+def test_an_error_of_the_program_itself_is_not_hidden(monkeypatch, root):
+    monkeypatch.setattr(experiment, "train", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(sys, "argv", ["mura", "train", str(root)])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            cli.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_and_leaves_nothing_half_made(tmp_path, number, code):
+    arguments = ["phantom", str(tmp_path / "p"), "--studies", "5000"]
+    with subprocess.Popen([*MURA, *arguments], start_new_session=True, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while not any(tmp_path.glob(".p-*/train/*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        # Ctrl-C reaches the whole group, a scheduler's SIGTERM the first process alone.
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        err = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == code and "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_survive_a_file_name_that_is_no_text(root, run, tmp_path):
+    file = os.fsencode(tmp_path) + b"/odd\xff.png"
+    with open(file, "wb") as f:
+        f.write(next(root.glob("valid/*/*/*/image1.png")).read_bytes())
+    out = os.fsencode(tmp_path / "p.csv")
+    done = subprocess.run([*MURA, "predict", str(run), file, b"-o", out], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"odd" in done.stdout and len(Path(os.fsdecode(out)).read_bytes().splitlines()) == 2
+
+
+# ---------------------------------------------------------------- the demo
+
+
+@pytest.mark.slow
+def test_the_demo_runs_from_phantom_to_picture_and_takes_its_phantom_again(mura, tmp_path, monkeypatch):
+    monkeypatch.setenv("MURA_CACHE", str(tmp_path / "cache"))
+    arguments = ["--studies", 60, "--epochs", 1, "--size", 32]
+    code, out, _ = mura("demo", *arguments, "--out", tmp_path / "demo")
+    assert code == 0 and "region only" in out and str(tmp_path / "demo" / "demo.png") in out
+    assert (tmp_path / "demo" / "demo.png").stat().st_size > 20_000
+    assert len(list((tmp_path / "demo").glob("*/metrics.json"))) == 2
+    made = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache" / "phantoms").rglob("image1.png")}
+    assert mura("demo", *arguments, "--out", tmp_path / "demo")[0] == 2, "an earlier demo is not written over"
+    first = next(iter(made))
+    first.unlink()
+    assert mura("demo", *arguments, "--out", tmp_path / "demo2")[0] == 0, "a phantom that lost a file is made anew"
+    assert first.exists()
+
+
+def test_scores_side_by_side_say_what_cannot_be_said():
+    columns = ("n", "n_abnormal", "kappa", "auroc", "kappa_lo", "kappa_hi", "auroc_lo", "auroc_hi")
+    rows = [[3, 0, None, None, None, None, None, None], [9, 4, 0.51, 0.8, 0.2, 0.7, 0.6, 0.9]]
+    scores = pd.DataFrame([*rows, rows[1]], ["XR_HAND", "overall", "macro"], columns).astype(float)
+    scores["n"] = scores.n.astype(int)
+    scores.attrs["baseline"] = scores.assign(kappa=0.0, auroc=0.5)
+    text = compare_scores({"mura_cnn": scores, "resnet10t": scores})
+    hand, overall = (next(line for line in text.splitlines() if line.startswith(r)) for r in ("XR_HAND", "overall"))
+    assert hand.split() == ["XR_HAND", "3", *["n/a"] * 4, "0.00", "0.50"]
+    cells = ["0.51", "[0.20,", "0.70]", "0.80", "[0.60,", "0.90]"]
+    assert overall.split() == ["overall", "9", *cells * 2, "0.00", "0.50"]
+
+
+def test_the_command_is_typers():
+    "An option that Typer does not know how to read would fail at the first call only."
+    assert typer.main.get_command(cli.app).commands.keys() == COMMANDS.keys()

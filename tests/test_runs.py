@@ -1,0 +1,323 @@
+"""A run is a folder: what it holds, that it stands alone, and what it gives for files it has never seen."""
+
+import json
+import os
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from mura_fastai.data.phantom import make_phantom
+from mura_fastai.errors import InputError
+from mura_fastai.results.experiment import evaluate_run, interpret_run, predict, predictions_of, train
+from mura_fastai.results.predict import predict_images
+from mura_fastai.results.tables import evaluate_file, read_predictions
+from mura_fastai.training.runs import load_run, read_table
+
+QUICK = dict(size=48, epochs=1, bs=16, num_workers=1, ci=None)
+
+
+@pytest.fixture
+def own_run(run, tmp_path):
+    "A copy of the run that a test may change."
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+@pytest.fixture
+def own_data(root, tmp_path):
+    "A copy of the phantom that a test may change."
+    return Path(shutil.copytree(root, tmp_path / "data"))
+
+
+# ---------------------------------------------------------------- what the folder holds
+
+
+def test_a_run_holds_what_another_machine_needs(run):
+    names = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
+    assert names >= {
+        "settings.yaml", "images.csv", "skipped.csv", "history.csv", "weights/best.safetensors", "predictions.csv",
+        "metrics.json",
+    }  # fmt: skip
+    settings = yaml.safe_load((run / "settings.yaml").read_text())
+    assert settings | dict(arch="mura_cnn", size=48, epochs=1, bs=16, seed=0) == settings
+    assert settings["data"]["source"] == "mura" and re.fullmatch(r"[0-9a-f]{16}", settings["data"]["fingerprint"])
+    assert {"torch", "fastai", "timm", "mura_fastai"} <= set(settings["versions"])
+
+
+def test_its_table_is_the_one_it_was_trained_on(run, images):
+    assert read_table(run / "images.csv").equals(images.reset_index(drop=True))
+
+
+def test_a_row_of_history_an_epoch(run):
+    history = pd.read_csv(run / "history.csv")
+    assert list(history.epoch) == [0]
+    assert {"train_loss", "tune_loss", "kappa", "auroc", "lr", "seconds"} <= set(history)
+
+
+def test_only_valid_rows_are_predicted_and_scored(run, images):
+    preds = pd.read_csv(run / "predictions.csv")
+    assert list(preds.path) == list(images.path[images.split == "valid"])
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["split"] == "valid"
+    assert metrics["scores"]["overall"]["n"] == images.study[images.split == "valid"].nunique()
+    assert metrics["region_only"]["overall"]["n"] == metrics["scores"]["overall"]["n"]
+
+
+def test_nothing_in_it_is_a_pickle(run):
+    for file in run.rglob("*"):
+        if file.is_file():
+            # what torch.save writes is a zip or begins with a pickle's protocol mark
+            assert not zipfile.is_zipfile(file), file
+            assert file.read_bytes()[:1] != b"\x80", file
+
+
+# ---------------------------------------------------------------- coming back
+
+
+def test_a_loaded_run_predicts_the_same(run, images):
+    again = predict_images(load_run(run), images[images.split == "valid"])
+    np.testing.assert_allclose(again.p_abnormal, pd.read_csv(run / "predictions.csv").p_abnormal, atol=1e-6)
+
+
+def test_a_run_needs_no_data_to_be_scored_loaded_and_used(own_run, own_data, root, images):
+    table = pd.read_csv(own_run / "images.csv")
+    table["path"] = table.path.str.replace(str(root), str(own_data / "gone"))
+    table.to_csv(own_run / "images.csv", index=False)
+    assert evaluate_run(own_run, ci=None).equals(evaluate_run(own_run, ci=None))
+    one = images.path.iloc[0]
+    assert predict([own_run], [one], out=None).p_abnormal.iloc[0] == pytest.approx(
+        predict_images(load_run(own_run), images[:1]).p_abnormal.iloc[0]
+    )
+
+
+def test_figures_without_the_data_leave_the_pictures_out(own_run):
+    preds = pd.read_csv(own_run / "predictions.csv")
+    preds["path"] = "/gone/" + preds.study + ".png"
+    preds.to_csv(own_run / "predictions.csv", index=False)
+    interp, files = interpret_run(own_run, k=2)
+    assert all(f.stat().st_size > 1000 for f in files) and {f.parent for f in files} == {own_run / "figures"}
+
+
+def test_figures_of_other_rows_do_not_replace_the_runs_own(own_run):
+    files = interpret_run(own_run, split="tune", k=2)[1]
+    assert {f.parent for f in files} == {own_run / "figures" / "tune"}
+
+
+def test_predictions_are_kept_until_the_weights_change(own_run, monkeypatch):
+    kept = own_run / "predictions.csv"
+    kept.write_text(kept.read_text().replace("XR_WRIST", "XR_ELBOW"))
+    assert "XR_WRIST" not in set(predictions_of(own_run).region)
+    later = kept.stat().st_mtime + 10
+    os.utime(own_run / "weights" / "best.safetensors", (later, later))
+    assert "XR_WRIST" in set(predictions_of(own_run).region)
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_an_existing_run_is_refused_and_left_alone(run, root):
+    before = (run / "settings.yaml").read_bytes()
+    with pytest.raises(InputError, match="holds a run already.*--out"):
+        train(root, run, **QUICK)
+    assert (run / "settings.yaml").read_bytes() == before
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(run, root, tmp_path):
+    again, _ = train(root, tmp_path / "again", **QUICK)
+    other, _ = train(root, tmp_path / "other", seed=1, **QUICK)
+    p = [read_predictions(r / "predictions.csv") for r in (run, again, other)]
+    assert p[0].p_abnormal.equals(p[1].p_abnormal)
+    assert not np.allclose(p[0].p_abnormal, p[2].p_abnormal)
+    assert list(p[0].path) == list(p[2].path), "a seed of training leaves the split alone"
+
+
+def test_some_regions_only(root, tmp_path):
+    run, scores = train(root, tmp_path / "run", regions="XR_WRIST, XR_HAND", **QUICK)
+    assert set(read_table(run / "images.csv").region) == {"XR_WRIST", "XR_HAND"}
+    assert list(scores.index) == ["XR_HAND", "XR_WRIST", "overall", "macro"]
+    with pytest.raises(InputError, match="XR_KNEE.*XR_WRIST"):
+        train(root, tmp_path / "none", regions=["XR_KNEE"], **QUICK)
+    assert not (tmp_path / "none").exists()
+
+
+def test_files_left_out_are_named_in_the_run(own_data, tmp_path):
+    bad = sorted(own_data.glob("train/*/*/*/image1.png"))[3]
+    bad.write_bytes(bad.read_bytes()[:200])
+    run, _ = train(own_data, tmp_path / "run", **QUICK)
+    skipped = pd.read_csv(run / "skipped.csv")
+    assert skipped.reason[skipped.path == str(bad)].tolist() == ["truncated"]
+    assert str(bad) not in set(read_table(run / "images.csv").path)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(bs=10_000), "less than one batch.*--bs"),
+        (dict(arch="resnet5O"), "unknown architecture.*did you mean"),
+        (dict(source="dicom"), "unknown source.*mura"),
+        (dict(weights="absent.safetensors", arch="resnet18"), "no such file of weights"),
+        (dict(epochs=0), "epochs"),
+    ],
+)
+def test_what_is_wrong_beforehand_is_one_line_and_no_run(root, tmp_path, options, message):
+    with pytest.raises(InputError, match=message) as e:
+        train(root, tmp_path / "run", **QUICK | options)
+    assert "\n" not in str(e.value)
+    assert not (tmp_path / "run" / "settings.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    "edit, message",
+    [
+        (lambda s: "", "settings"),
+        (lambda s: s.replace("size: 48", "size: many"), "size"),
+        (lambda s: s.replace("format: 1", "format: 99"), "newer version"),
+        (lambda s: "!!python/object/apply:os.system ['touch /tmp/owned']", "plain YAML"),
+    ],
+)
+def test_broken_settings_are_one_line(own_run, edit, message):
+    file = own_run / "settings.yaml"
+    file.write_text(edit(file.read_text()))
+    with pytest.raises(InputError, match=message):
+        load_run(own_run)
+
+
+def test_weights_cut_short_are_one_line(own_run):
+    file = own_run / "weights" / "best.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InputError, match="best.safetensors"):
+        load_run(own_run)
+
+
+# ---------------------------------------------------------------- predicting
+
+
+@pytest.fixture(scope="module")
+def valid(run):
+    return read_predictions(run / "predictions.csv").set_index("path").p_abnormal
+
+
+def relative(paths, root):
+    return [f"MURA-v1.1/{Path(p).relative_to(root).as_posix()}" for p in paths]
+
+
+@pytest.mark.parametrize("kind", ["files", "folder", "CSV", "dataset"])
+def test_the_same_images_get_the_same_probability_however_they_are_named(run, root, valid, own_data, tmp_path, kind):
+    files = [str(own_data / Path(p).relative_to(root)) for p in valid.index]
+    if kind == "CSV":
+        (own_data / "list.csv").write_text("\n".join(relative(valid.index, root)) + "\n")
+    inputs = dict(files=files, folder=[own_data / "valid"], CSV=[own_data / "list.csv"], dataset=[own_data])[kind]
+    preds = predict([run], inputs, out=tmp_path / "out" / "p.csv").set_index("path")
+    np.testing.assert_allclose(preds.p_abnormal[files], valid, atol=1e-6)
+    assert set(preds.study[files]) == set(read_predictions(run / "predictions.csv").study)
+    assert preds.label.notna().all() == (kind == "dataset"), "files alone have no label"
+    assert len(read_predictions(tmp_path / "out" / "p.csv")) == len(preds)
+
+
+def test_a_bad_file_is_named_and_gets_no_probability(run, root, valid, tmp_path):
+    (tmp_path / "good.png").write_bytes(Path(valid.index[0]).read_bytes())
+    (tmp_path / "cut.png").write_bytes(Path(valid.index[0]).read_bytes()[:300])
+    (tmp_path / "page.png").write_text("<html>not found</html>")
+    preds = predict([run], [tmp_path], out=None)
+    assert preds.path.tolist() == [str(tmp_path / "good.png")]
+    assert {Path(s["path"]).name for s in preds.attrs["skipped"]} == {"cut.png", "page.png"}
+    with pytest.raises(InputError, match="none of 1 images can be read.*cut.png"):
+        predict([run], [tmp_path / "cut.png"], out=None)
+
+
+def test_runs_together_give_the_mean(run, own_run, valid, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    file = own_run / "weights" / "best.safetensors"
+    save_file({k: v + 0.1 * torch.ones_like(v) if "weight" in k else v for k, v in load_file(file).items()}, file)
+    one, two, both = (predict(r, [valid.index[0]], None).p_abnormal[0] for r in ([run], [own_run], [run, own_run]))
+    assert one != two and both == pytest.approx((one + two) / 2)
+
+
+@pytest.mark.parametrize("line", ["/etc/passwd", "../outside.png"])
+def test_a_list_leads_nowhere_else(run, tmp_path, line):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "outside.png").write_bytes(b"x")
+    (tmp_path / "in" / "list.csv").write_text(line + "\n")
+    with pytest.raises(InputError, match="list.csv, line 1"):
+        predict([run], [tmp_path / "in" / "list.csv"], out=None)
+
+
+def test_a_table_of_ones_own_is_read_by_its_header(run, root, valid, tmp_path):
+    rows = [f"{Path(p).relative_to(root)},1" for p in valid.index[:3]]
+    (root / "own.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    try:
+        preds = predict([run], [root / "own.csv"], out=None)
+    finally:
+        (root / "own.csv").unlink()
+    assert preds.label.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["absent", "absent.png", "absent.csv"])
+def test_an_input_that_is_not_there_is_named(run, tmp_path, name):
+    with pytest.raises(InputError, match=name):
+        predict([run], [tmp_path / name], out=None)
+
+
+# ---------------------------------------------------------------- scoring
+
+
+def test_other_data_is_scored_without_touching_the_runs_own_scores(own_run, tmp_path):
+    other = make_phantom(tmp_path / "other", studies=30, seed=5, size=96, workers=1)
+    before = (own_run / "metrics.json").read_bytes()
+    scores = evaluate_run(own_run, tmp_path / "other", ci=None)
+    assert scores.n["overall"] == other.study[other.split == "valid"].nunique()
+    assert (own_run / "metrics.json").read_bytes() == before
+
+
+def test_data_without_a_split_of_its_own_is_split_as_in_training(root, tmp_path, capsys):
+    folders = tmp_path / "folders"
+    table = read_table_of(root)
+    for i, row in enumerate(table.itertuples()):
+        place = folders / ("abnormal" if row.label else "normal") / f"patient{i // 2:03}"
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(row.path, place / f"{i}.png")
+    run, scores = train(folders, tmp_path / "run", split_seed=3, **QUICK)
+    again = evaluate_run(run, folders, ci=None)
+    assert again.n["overall"] == scores.n["overall"] and again.auroc["overall"] == scores.auroc["overall"]
+    assert "trained on" not in capsys.readouterr().err
+
+
+def read_table_of(root):
+    from mura_fastai.data.studies import mura_images
+
+    table = mura_images(root)
+    # one label a patient: studies of both would be left out
+    return table.assign(key=table.patient + table.study).sort_values(["label", "key"], ignore_index=True)[:120]
+
+
+def test_a_split_that_is_not_there_is_an_error(run):
+    with pytest.raises(InputError, match="no rows of split 'test'"):
+        predictions_of(run, split="test")
+    with pytest.raises(InputError, match="unknown split.*train, tune, valid, test"):
+        predictions_of(run, split="validation")
+
+
+def test_a_table_of_predictions_is_scored_against_the_labels_of_the_data(run, root, tmp_path):
+    whole = evaluate_run(run, ci=None)
+    bare = read_predictions(run / "predictions.csv")[["study", "p_abnormal"]]
+    bare.to_csv(tmp_path / "bare.csv", index=False)
+    scores = evaluate_file(tmp_path / "bare.csv", root, ci=None)
+    assert scores.auroc["overall"] == whole.auroc["overall"] and scores.attrs["unpredicted"] == 0
+    lost = bare.study.iloc[0]
+    bare[bare.study != lost].to_csv(tmp_path / "bare.csv", index=False)
+    assert evaluate_file(tmp_path / "bare.csv", root, ci=None).attrs["unpredicted"] == 1
+    with pytest.raises(InputError, match="no column 'label'"):
+        evaluate_file(tmp_path / "bare.csv", ci=None)
+
+
+def test_a_patient_called_na_is_a_patient(tmp_path):
+    rows = "study,region,patient,label,p_abnormal\na/1,XR_HAND,NA,0,.2\na/2,XR_HAND,null,1,.7\n"
+    (tmp_path / "p.csv").write_text(rows)
+    assert read_predictions(tmp_path / "p.csv").patient.tolist() == ["NA", "null"]
