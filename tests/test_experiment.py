@@ -1,16 +1,6 @@
 """What the commands do, called from Python."""
 
-from pathlib import Path
-
-import pytest
-
 from mura_fastai.results.experiment import find_lr
-
-
-@pytest.fixture
-def root(images):
-    "The folder of the shared phantom: the one that holds MURA's CSVs."
-    return next(p for p in Path(images.path[0]).parents if (p / "train_image_paths.csv").exists())
 
 
 def test_the_search_for_a_learning_rate_leaves_nothing_where_one_works(root, tmp_path, monkeypatch):

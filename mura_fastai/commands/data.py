@@ -1,0 +1,71 @@
+"""Commands of the data floor: `mura phantom` and `mura summarize`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mura_fastai.commands import shared
+
+
+def phantom(
+    root: Annotated[Path, typer.Argument(help="A new folder; it will look like MURA's own.")],
+    studies: Annotated[int, typer.Option(help="Studies in all, a fifth of them valid.")] = 400,
+    seed: Annotated[int, typer.Option(help="Same seed and versions, same bytes.")] = 0,
+    size: Annotated[int, typer.Option(help="Longest side of the pictures, in pixels.")] = 512,
+):
+    """Make synthetic radiographs in MURA's layout.
+
+    The truth about each of them is in phantom.csv.
+
+    \b
+    mura phantom data/phantom --studies 400
+    """
+    from mura_fastai.data.phantom import make_phantom
+    from mura_fastai.data.pixels import stderr_bar
+
+    images = make_phantom(root, studies, seed, size, progress=stderr_bar("drawing studies"))
+    print(f"{root}: {images.study.nunique()} studies, {len(images)} images; next: mura train {root} --size 128")
+
+
+def summarize(
+    data: shared.Data,
+    source: shared.Source = None,
+    max_bad: shared.MaxBad = 0.05,
+    split_seed: shared.SplitSeed = 0,
+    allow_leaks: shared.AllowLeaks = False,
+    as_json: shared.AsJson = False,
+):
+    """Count patients, studies, images: per split and region.
+
+    \b
+    mura summarize MURA-v1.1
+    """
+    from mura_fastai.data import studies
+    from mura_fastai.data.pixels import stderr_bar
+    from mura_fastai.data.sources import read_images
+
+    images = read_images(
+        data, source, max_bad=max_bad, seed=split_seed, allow_leaks=allow_leaks, decode=False,
+        progress=stderr_bar("checking images"),
+    )  # fmt: skip
+    table, skipped = studies.summarize(images), images.attrs["skipped"]
+    tune = int(images.study[images.split == "tune"].nunique())
+    if as_json:
+        rows = table.reset_index().astype(object).where(lambda t: t.notna(), None).to_dict("records")
+        shared.print_json({"table": rows, "tune_studies": tune, "skipped": skipped})
+        return
+    shown = table.assign(abnormal_share=[f"{x:.1%}" if x == x else "n/a" for x in table.abnormal_share])
+    print(shown.rename(columns=lambda c: c.replace("_", " ")).reset_index().to_string(index=False))
+    print(f"{tune} of train's studies are set aside as tune: epochs and thresholds are chosen on them alone")
+    for reason, paths in _by_reason(skipped).items():
+        print(f"left out, {reason}: {len(paths)}, such as {paths[0]}")
+
+
+def _by_reason(skipped: list[dict]) -> dict[str, list[str]]:
+    "Paths of what was left out, by the reason up to its first detail, the most frequent first."
+    reasons = {}
+    for row in skipped:
+        name = "same pixels as another" if row["reason"].startswith("same pixels as") else row["reason"]
+        reasons.setdefault(name, []).append(row["path"])
+    return dict(sorted(reasons.items(), key=lambda kv: -len(kv[1])))

@@ -1,0 +1,73 @@
+"""What several commands share: their options, the way to PyTorch, and printing for people and as JSON.
+
+No command file imports anything heavy at its top: PyTorch and fastai take seconds, `mura --help` a fraction of one.
+"""
+
+import json
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# What the options do is written once, at the functions they are handed to.
+Data = Annotated[Path, typer.Argument(help="A dataset's folder, or a CSV with the columns path and label.")]
+OtherData = Annotated[Path | None, typer.Argument(help="Other data than the run's own.", show_default=False)]
+Run = Annotated[Path, typer.Argument(help="A run's folder, made by mura train.")]
+Source = Annotated[str | None, typer.Option(help="mura, fracatlas, folder or csv; found out where not given.")]
+Regions = Annotated[str | None, typer.Option(help="Some regions only, such as XR_WRIST,XR_HAND.")]
+SplitSeed = Annotated[int, typer.Option(help="Another seed, another split of data that has no official one.")]
+MaxBad = Annotated[float, typer.Option(help="Share of unusable files that is left out without an error.")]
+AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="Go on although a patient is in train and valid.")]
+Arch = Annotated[str, typer.Option(help="mura_cnn, or any timm name such as resnet50.a1_in1k.")]
+Size = Annotated[int, typer.Option(min=32, help="Side of the padded square that images become, in pixels.")]
+Batch = Annotated[int, typer.Option("--bs", min=1, help="Images a batch.")]
+Seed = Annotated[int, typer.Option(help="Of weights, order and augmentation; the split stays.")]
+NoPretrained = Annotated[bool, typer.Option("--no-pretrained", help="Start a timm network from random weights.")]
+Weights = Annotated[Path | None, typer.Option(help="A local file of pretrained weights, instead of timm's hub.")]
+AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Layers that --weights lacks start fresh.")]
+Workers = Annotated[int | None, typer.Option(min=0, help="Threads that decode; the number of cores where not given.")]
+Split = Annotated[str, typer.Option(help="Which rows: train, tune, valid or test.")]
+Ci = Annotated[str, typer.Option(help="95 % intervals: bootstrap (of patients), asymptotic, official or none.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, and nothing else there.")]
+
+
+@contextmanager
+def quiet_import():
+    "fastai scripts a function as it is imported, and PyTorch tells the user that this will have to change one day."
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
+        yield
+
+
+def experiment():
+    "The functions behind the commands that need PyTorch."
+    with quiet_import():
+        from mura_fastai.results import experiment
+    return experiment
+
+
+def interval(name: str) -> str | None:
+    "The kind of interval as Python has it."
+    return None if name == "none" else name
+
+
+def print_json(document):
+    # `NaN` is no JSON; paths may hold bytes that are no UTF-8, so everything beyond ASCII is escaped.
+    print(json.dumps(document, indent=1, allow_nan=False))
+
+
+def print_scores(scores, as_json: bool, **told):
+    "The score table, and what knowing the region alone would score; or both as one document."
+    from mura_fastai.results.metrics import format_scores
+    from mura_fastai.results.tables import scores_document
+
+    if as_json:
+        print_json(scores_document(scores, **told))
+        return
+    print(format_scores(scores))
+    baseline = scores.attrs.get("baseline")
+    if baseline is not None:
+        row = baseline.loc["overall"]
+        print(f"Knowing the region alone: kappa {row.kappa:.3f}, AUROC {row.auroc:.3f} overall")

@@ -1,0 +1,87 @@
+"""Commands of the training floor: `mura lr-find` and `mura train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mura_fastai.commands import shared
+
+
+def lr_find(
+    data: shared.Data,
+    source: shared.Source = None,
+    arch: shared.Arch = "mura_cnn",
+    size: shared.Size = 320,
+    bs: shared.Batch = 64,
+    regions: shared.Regions = None,
+    weights: shared.Weights = None,
+    no_pretrained: shared.NoPretrained = False,
+    allow_missing: shared.AllowMissing = False,
+    seed: shared.Seed = 0,
+    split_seed: shared.SplitSeed = 0,
+    max_bad: shared.MaxBad = 0.05,
+    allow_leaks: shared.AllowLeaks = False,
+    workers: shared.Workers = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A PNG file for the curve.")] = None,
+    as_json: shared.AsJson = False,
+):
+    """Search for a learning rate.
+
+    The loss over rising rates, and where its valley lies.
+
+    \b
+    mura lr-find MURA-v1.1 --arch resnet50.a1_in1k -o lr.png
+    """
+    found = shared.experiment().find_lr(
+        data, arch, size, bs, source, regions, split_seed, allow_leaks, max_bad, seed, not no_pretrained, weights,
+        allow_missing, workers, figure=out,
+    )  # fmt: skip
+    if as_json:
+        shared.print_json({"lr": found, "figure": str(out) if out else None})
+    else:
+        print(f"{found:.2g}\ntry: mura train {data} --arch {arch} --size {size} --lr {found:.2g}")
+
+
+def train(
+    data: shared.Data,
+    source: shared.Source = None,
+    arch: shared.Arch = "mura_cnn",
+    size: shared.Size = 320,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training data, the frozen ones apart.")] = 10,
+    bs: shared.Batch = 64,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate; by the kind of network.")] = None,
+    seed: shared.Seed = 0,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; runs/TIME-ARCH.")] = None,
+    regions: shared.Regions = None,
+    weights: shared.Weights = None,
+    no_pretrained: shared.NoPretrained = False,
+    allow_missing: shared.AllowMissing = False,
+    freeze_epochs: Annotated[int, typer.Option(min=0, help="Before, for the head of a pretrained network.")] = 1,
+    split_seed: shared.SplitSeed = 0,
+    max_bad: shared.MaxBad = 0.05,
+    allow_leaks: shared.AllowLeaks = False,
+    no_store: Annotated[
+        bool, typer.Option("--no-store", help="Decode every epoch; keep nothing in the cache.")
+    ] = False,
+    precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where the device computes in it.")] = "auto",
+    workers: shared.Workers = None,
+    ci: shared.Ci = "bootstrap",
+    as_json: shared.AsJson = False,
+):
+    """Train a network, and score it.
+
+    Train on train, choose the epoch on tune, score on valid; all of it is kept in a run's folder.
+
+    \b
+    mura train MURA-v1.1 --arch resnet50.a1_in1k --epochs 30 --out runs/resnet50
+    """
+    run, scores = shared.experiment().train(
+        data, out, source, regions, split_seed, allow_leaks, max_bad, shared.interval(ci), arch=arch, size=size,
+        epochs=epochs, bs=bs, lr=lr, seed=seed, pretrained=not no_pretrained, weights=weights,
+        allow_missing=allow_missing, freeze_epochs=freeze_epochs, store=not no_store, precision=precision,
+        num_workers=workers,
+    )  # fmt: skip
+    shared.print_scores(scores, as_json, run=str(run), split="valid")
+    if not as_json:
+        print(f"The run lies in {run}; next: mura interpret {run}")
