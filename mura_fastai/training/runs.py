@@ -29,7 +29,7 @@ from mura_fastai.training.precision import precision_cbs
 from mura_fastai.training.progress import EpochLines, History
 
 FORMAT = 1  # of the run folder; a later version of the package reads every earlier one
-LEARNING_RATES = {"own": 4e-3, "scratch": 1e-3, "pretrained": 1e-3}  # highest of the one-cycle schedule
+LEARNING_RATES = {"own": 2e-3, "scratch": 1e-3, "pretrained": 1e-3}  # highest of the one-cycle schedule
 _NEEDED = {"format": int, "arch": str, "size": int, "bs": int, "seed": int}  # what reading a run rests on
 
 
