@@ -26,7 +26,7 @@ TRAIN_COUNTS = dict(  # published images of MURA's train split: normal, abnormal
 
 
 def tiny():
-    return MuraCNN(widths=(4, 8), depths=(1, 1))
+    return MuraCNN(widths=(4, 8), grid=2, hidden=8)
 
 
 def learner(images, net=None, seed=0, **kwargs):

@@ -32,7 +32,7 @@ def dls(images):
 @pytest.fixture(scope="module")
 def learn(images):
     set_seed(0)
-    learn = mura_learner(mura_dls(images, SIZE, BS), MuraCNN(widths=(4, 8), depths=(1, 1)))
+    learn = mura_learner(mura_dls(images, SIZE, BS), MuraCNN(widths=(4, 8), grid=2, hidden=8))
     with learn.no_bar(), learn.no_logging():
         yield learn
 

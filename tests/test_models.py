@@ -13,7 +13,7 @@ from mura_fastai.errors import InputError
 from mura_fastai.models.backbones import create_net, fill, load_pretrained, read_weights, timm_net
 from mura_fastai.models.cnn import MuraCNN, mura_cnn
 
-SMALL = dict(widths=(4, 8, 12), depths=(1, 2, 1))
+SMALL = dict(widths=(4, 8, 12), depth=2, grid=4, hidden=16)
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +51,7 @@ def test_mura_cnn_takes_region_classes_and_channels():
 def test_every_weight_of_mura_cnn_learns():
     torch.manual_seed(0)
     net = MuraCNN(**SMALL)
-    for _ in range(2):  # the last norm of a branch starts at zero: what lies before it learns from the second step on
-        net.zero_grad()
-        net(torch.randn(4, 1, 40, 40)).square().sum().backward()
-        torch.optim.SGD(net.parameters(), 0.1).step()
+    net(torch.randn(4, 1, 40, 40)).square().sum().backward()
     silent = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert silent == []
 
