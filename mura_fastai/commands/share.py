@@ -10,8 +10,8 @@ from mura_fastai.commands import shared
 
 def demo(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where runs and pictures go; runs/demo-TIME.")] = None,
-    studies: Annotated[int, typer.Option(min=60, help="Invented studies to learn from and to score.")] = 480,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training data, each network.")] = 8,
+    studies: Annotated[int, typer.Option(min=60, help="Invented studies to learn from and to score.")] = 400,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training data, each network.")] = 10,
     size: shared.Size = 96,
     seed: shared.Seed = 0,
 ):

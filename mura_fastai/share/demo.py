@@ -14,14 +14,14 @@ from mura_fastai.data import phantom_anatomy, phantom_draw, phantom_findings, ph
 from mura_fastai.data.fingerprints import cache_folder
 from mura_fastai.data.phantom import make_phantom
 from mura_fastai.data.pixels import stderr_bar
-from mura_fastai.data.studies import mura_images, summarize
+from mura_fastai.data.studies import LABEL_NAMES, mura_images, summarize
 from mura_fastai.errors import InputError
 from mura_fastai.results.experiment import interpret_run, train
 from mura_fastai.results.interpret import MuraInterpretation
 from mura_fastai.results.intervals import auroc
-from mura_fastai.results.pictures import COLOURS, draw_confusion, draw_picture
+from mura_fastai.results.pictures import COLOURS, VERDICTS, draw_confusion, draw_picture
 
-ARCHS = ("mura_cnn", "resnet18")  # both from random weights: the demo needs no network
+ARCHS = ("mura_cnn", "resnet10t")  # both from random weights: the demo needs no network
 
 
 def demo_phantom(
@@ -47,8 +47,8 @@ def demo_phantom(
 
 def demo(
     folder: str | Path | None = None,  # where runs and pictures go; runs/demo-TIME where not given
-    studies: int = 480,  # invented studies, a fifth of them to score on
-    epochs: int = 8,  # passes over the training data
+    studies: int = 400,  # invented studies, a fifth of them to score on
+    epochs: int = 10,  # passes over the training data
     size: int = 96,  # side of the padded square in pixels
     bs: int = 32,  # images a batch
     seed: int = 0,  # of weights, order and augmentation
@@ -113,10 +113,10 @@ def draw_demo(
     scores: dict[str, pd.DataFrame],  # by architecture
 ) -> plt.Figure:
     "One overview: radiographs with what was said of them, the ROC curves of all networks, their confusion matrices."
-    fig = plt.figure(figsize=(12, 8.4), layout="constrained")
-    above, below = fig.subfigures(2, 1, height_ratios=[1, 1.35])
+    fig = plt.figure(figsize=(12, 9.6), layout="constrained")
+    above, below = fig.subfigures(2, 1, height_ratios=[1.15, 1])
     first = next(iter(interps))
-    _draw_row(above, interps[first], first)
+    _draw_pictures(above, interps[first], first)
     axs = below.subplots(1, 1 + len(interps), width_ratios=[1.25, *[1] * len(interps)])
     axs[0].plot([0, 1], [0, 1], ":", color="#999999", lw=1)
     for (arch, interp), colour in zip(interps.items(), COLOURS, strict=False):
@@ -137,16 +137,18 @@ def draw_demo(
     return fig
 
 
-def _draw_row(fig, interp: MuraInterpretation, arch: str, n: int = 7):
-    "A radiograph of each region, normal and abnormal in turn, with the probability that a network gives its study."
-    studies = interp.studies.set_index("study")
-    first = interp.preds.drop_duplicates("study")
-    wanted = [(region, i % 2) for i, region in enumerate(interp.regions)][:n]
-    picked = [first[(first.region == r) & (first.label == y)] for r, y in wanted]
-    rows = [table.iloc[0] for table in picked if len(table)]
-    axs = fig.subplots(1, len(rows), squeeze=False)[0]
-    for ax, row in zip(axs, rows, strict=True):
-        draw_picture(ax, row.path)
-        truth = ("normal", "abnormal")[int(row.label)]
-        ax.set_title(f"{row.region}\n{truth}, p = {studies.p_abnormal[row.study]:.2f}", fontsize=10)
-    fig.suptitle(f"Valid studies: the truth, and the probability of abnormal that {arch} gives", fontsize=11)
+def _draw_pictures(fig, interp: MuraInterpretation, arch: str):
+    "The first normal and the first abnormal study of each region, framed by what a network says of them."
+    studies = interp.studies.merge(interp.preds.drop_duplicates("study")[["study", "path"]], on="study")
+    axs = fig.subplots(2, len(interp.regions), squeeze=False)
+    for (label, column), ax in np.ndenumerate(axs):
+        found = studies[(studies.region == interp.regions[column]) & (studies.label == label)]
+        if found.empty:
+            ax.axis("off")
+            continue
+        row = found.iloc[0]
+        word, colour = VERDICTS[label, row.predicted]
+        draw_picture(ax, row.path, colour)
+        ax.set_title(f"{row.region.removeprefix('XR_').lower()}: {LABEL_NAMES[label]}", fontsize=10)
+        ax.set_xlabel(f"p = {row.p_abnormal:.2f}, {word}", fontsize=9, color=colour)
+    fig.suptitle(f"One view of a normal and an abnormal study, and what {arch} says of the whole study", fontsize=11)
