@@ -255,13 +255,22 @@ def test_an_error_of_the_program_itself_is_not_hidden(monkeypatch, root):
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_it_and_leaves_nothing_half_made(tmp_path, number, code):
     arguments = ["phantom", str(tmp_path / "p"), "--studies", "5000"]
-    with subprocess.Popen([*MURA, *arguments], start_new_session=True, stderr=subprocess.PIPE) as process:
+
+    def heed_ctrl_c():  # a job in the background is started with it switched off
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipe = dict(stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c)
+    with subprocess.Popen([*MURA, *arguments], start_new_session=True, **pipe) as process:
         deadline = time.monotonic() + 60
         while not any(tmp_path.glob(".p-*/train/*")) and time.monotonic() < deadline:
             time.sleep(0.05)
         # Ctrl-C reaches the whole group, a scheduler's SIGTERM the first process alone.
         (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-        err = process.communicate(timeout=60)[1].decode()
+        try:
+            err = process.communicate(timeout=60)[1].decode()
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     assert process.returncode == code and "Traceback" not in err
     assert not list(tmp_path.iterdir())
 
