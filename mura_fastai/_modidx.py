@@ -75,6 +75,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'mura_fastai/data/studies.py'),
                                           'mura_fastai.data.studies.patient_split': ( 'data.studies.html#patient_split',
                                                                                       'mura_fastai/data/studies.py'),
+                                          'mura_fastai.data.studies.refuse_leaks': ( 'data.studies.html#refuse_leaks',
+                                                                                     'mura_fastai/data/studies.py'),
                                           'mura_fastai.data.studies.summarize': ( 'data.studies.html#summarize',
                                                                                   'mura_fastai/data/studies.py'),
                                           'mura_fastai.data.studies.tune_split': ( 'data.studies.html#tune_split',

@@ -10,7 +10,7 @@ from ..errors import InputError
 from .fracatlas import fracatlas_images
 from .gather import Progress, checked, existing_folder, image_files, is_inside, leave_out, plain_name, two_labels
 from .pixels import inspect_images, limit_bad
-from .studies import finish_images, mura_images, patient_split, tune_split
+from .studies import finish_images, mura_images, patient_split, refuse_leaks, tune_split
 from .tables import parse_labels, read_table
 
 # Folder names (in small letters, "-" and " " as "_") and the label they stand for.
@@ -83,13 +83,8 @@ def _split(rows: pd.DataFrame, valid_pct: float, tune_pct: float, seed: int, all
     if (rows.split == "").all():
         return patient_split(rows, valid_pct, tune_pct, seed)
     rows = rows.assign(split=rows.split.replace("", "train"))
-    held = rows.split.isin(("valid", "test"))
-    both = set(rows.patient[held]) & set(rows.patient[~held])
-    if both and not allow_leaks:
-        raise InputError(
-            f"{len(both)} patient(s) in both train and valid, such as {min(both)}; scores would be too good: "
-            "move their images to one side, or pass allow_leaks=True"
-        )
+    if not allow_leaks:
+        refuse_leaks(rows)
     train = rows[rows.split == "train"]
     if len(train) and not (rows.split == "valid").any():
         train = patient_split(train, valid_pct, tune_pct, seed)

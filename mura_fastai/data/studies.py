@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REGIONS', 'SPLITS', 'COLUMNS', 'LABEL_NAMES', 'finish_images', 'patient_folds', 'tune_split', 'patient_split',
-           'mura_images', 'summarize']
+           'refuse_leaks', 'mura_images', 'summarize']
 
 # %% ../../nbs/00_data.studies.ipynb #ab451605
 import os
@@ -205,6 +205,21 @@ def patient_split(
     return tune_split(images, tune_pct, seed)
 
 # %% ../../nbs/00_data.studies.ipynb #1b15875d
+def refuse_leaks(
+    images: pd.DataFrame,  # with the columns `split` and `patient`
+    where: str = "",  # begins the error
+    remedy: str = "move their images to one side",  # beside allowing it
+):
+    "Raise `InputError` for a patient in both train and valid (or test)."
+    held = images.split.isin(("valid", "test"))
+    both = set(images.patient[held]) & set(images.patient[~held])
+    if both:
+        raise InputError(
+            f"{where}{len(both)} patient(s) in both train and valid, such as {min(both)}; "
+            f"scores would be too good: {remedy}, or allow it (allow_leaks=True, --allow-leaks)"
+        )
+
+
 def mura_images(
     root: str | Path,  # the dataset's folder, whatever its name: it holds train_image_paths.csv and the rest
     tune_pct: float = 0.1,  # share of train's studies set aside as `tune`
@@ -224,13 +239,8 @@ def mura_images(
     splits = ["train", "valid"] + (["test"] if (root / "test_image_paths.csv").exists() else [])
     rows, skipped = zip(*(_read_split(root, s) for s in splits), strict=True)
     images, skipped = pd.concat(rows, ignore_index=True), sum(skipped, [])
-    held = images.split.isin(("valid", "test"))
-    both = set(images.patient[held]) & set(images.patient[~held])
-    if both and not allow_leaks:
-        raise InputError(
-            f"{root}: {len(both)} patient(s) in both train and valid, such as {min(both)}; "
-            "scores would be too good: correct the CSVs, or pass allow_leaks=True"
-        )
+    if not allow_leaks:
+        refuse_leaks(images, f"{root}: ", "correct the CSVs")
     inside, there = _locate(root, images.path)
     if not all(inside):
         bad = images.path[~np.array(inside)].iloc[0]

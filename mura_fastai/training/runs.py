@@ -36,24 +36,22 @@ _NEEDED = {"format": int, "arch": str, "size": int, "bs": int, "seed": int}  # w
 class KeepBest(Callback):
     "Keep the weights of the epoch with the best study-level AUROC on tune (the loss, where tune has one class)."
 
-    order = 62
+    order = 62  # after History
 
     def __init__(
         self,
         file: Path,  # where the best weights go
+        history: History,  # whose rows are compared
     ):
-        self.file, self.best, self.epoch_kept = Path(file), None, None
-        self.epochs_seen = 0
+        self.file, self.history, self.best, self.epoch_kept = Path(file), history, None, None
 
     def after_epoch(self):
-        names = self.recorder.metric_names[1:]
-        row = dict(zip(names, self.recorder.values[-1], strict=False))
+        row = self.history.rows[-1]
         auroc = row.get("auroc", math.nan)
-        value = -row["valid_loss"] if math.isnan(auroc) else auroc
+        value = -row["tune_loss"] if math.isnan(auroc) else auroc
         if self.best is None or value >= self.best:
-            self.best, self.epoch_kept = value, self.epochs_seen
+            self.best, self.epoch_kept = value, row["epoch"]
             save_weights(self.learn.model, self.file)
-        self.epochs_seen += 1
 
 
 def save_weights(
@@ -113,7 +111,8 @@ def train_run(
     write_text(out / "settings.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     _write_table(images, out / "images.csv")
     _write_table(pd.DataFrame(skipped, columns=["path", "reason"]), out / "skipped.csv")
-    history, best = History(out / "history.csv"), KeepBest(out / "weights" / "best.safetensors")
+    history = History(out / "history.csv")
+    best = KeepBest(out / "weights" / "best.safetensors", history)
     cbs += [history, EpochLines(history, epochs + settings["freeze_epochs"]), best]
     with learn.no_bar(), learn.no_logging():
         if settings["freeze_epochs"]:
