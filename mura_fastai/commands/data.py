@@ -1,5 +1,6 @@
-"""Commands of the data floor: `mura phantom` and `mura summarize`."""
+"""Commands of the data floor: `mura phantom`, `mura summarize` and `mura prepare`."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +59,70 @@ def summarize(
     shown = table.assign(abnormal_share=[f"{x:.1%}" if x == x else "n/a" for x in table.abnormal_share])
     print(shown.rename(columns=lambda c: c.replace("_", " ")).reset_index().to_string(index=False))
     print(f"{tune} of train's studies are set aside as tune: epochs and thresholds are chosen on them alone")
+    _print_skipped(skipped)
+
+
+def prepare(
+    data: shared.Data,
+    size: shared.Size = 320,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The store's folder; the one in the cache that train takes.")
+    ] = None,
+    source: shared.Source = None,
+    max_bad: shared.MaxBad = 0.05,
+    workers: shared.Workers = None,
+    as_json: shared.AsJson = False,
+):
+    """Decode all images once, by all cores.
+
+    Interrupted, it goes on where it was; a second call decodes what is new or has changed.
+
+    \b
+    mura prepare MURA-v1.1 --size 320
+    """
+    from mura_fastai.data.pixels import limit_bad, stderr_bar
+    from mura_fastai.data.sources import read_images
+
+    with shared.quiet_import():
+        from mura_fastai.data.store import build_store, store_folder
+
+    # Who is in train and valid does not matter to the pixels: `mura train` looks at it.
+    images = read_images(
+        data, source, max_bad=max_bad, allow_leaks=True, decode=False, progress=stderr_bar("checking images")
+    )
+    cached, bar, decoded, began = store_folder(images, size), stderr_bar("decoding images"), 0, time.perf_counter()
+
+    def count(done: int, total: int):
+        nonlocal decoded
+        decoded = done
+        if bar:
+            bar(done, total)
+
+    store = build_store(images, out or cached, size, workers, count)
+    seconds, named = time.perf_counter() - began, set(images.path)
+    missing = [s for s in images.attrs["skipped"] if s["reason"] == "missing"]
+    bad = [s for s in store.skipped if s["path"] in named]
+    limit_bad(missing + bad, len(missing) + len(named), max_bad)
+    told = dict(
+        store=str(store.path), images=len(named) - len(bad), size=size,
+        bytes=(store.path / "pixels.npy").stat().st_size, seconds=seconds,
+        images_per_second=decoded / seconds if decoded else None, decoded=decoded,
+        skipped=images.attrs["skipped"] + bad,
+    )  # fmt: skip
+    if as_json:
+        shared.print_json(told)
+        return
+    print(f"{store.path}: {told['images']} images of {size} px; all of the store is {told['bytes'] / 1e9:.2f} GB")
+    pace = f", {decoded / seconds:.0f} images a second" if decoded else ""
+    print(f"decoded {decoded} in {seconds:.1f} s{pace}; skipped {len(told['skipped'])}")
+    _print_skipped(told["skipped"])
+    if store.path.absolute() == cached:
+        print(f"next: mura train {data} --size {size} takes it by itself")
+    else:
+        print(f'next: mura_dls(images, size={size}, store="{store.path}")')
+
+
+def _print_skipped(skipped: list[dict]):
     for reason, paths in _by_reason(skipped).items():
         print(f"left out, {reason}: {len(paths)}, such as {paths[0]}")
 

@@ -285,14 +285,22 @@ def leave_out_bad(
 
 
 def stderr_bar(
-    what: str,  # a word for the left of the line, e.g. "checking images"
+    what: str,  # words for the left of the line, the last one what is counted: "checking images"
 ) -> Callable[[int, int], None] | None:  # for `progress=`; None where nobody watches
-    "A one-line count on the terminal. Nothing in a pipe."
+    "Count, rate and time left, in one line on the terminal. Nothing in a pipe."
     if not sys.stderr.isatty():
         return None
+    bar = None
 
     def show(done: int, total: int):
-        if done == total or done % 50 == 0:
-            print(f"\r{what} {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        nonlocal bar
+        if bar is None:
+            from tqdm import tqdm
+
+            bar = tqdm(total=total, desc=what, unit=f" {what.split()[-1]}", file=sys.stderr, dynamic_ncols=True)
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+            bar = None  # the next count starts a line of its own
 
     return show

@@ -1,7 +1,12 @@
 """All images of a table, decoded once: one array of bytes on disk, from which whole batches are gathered."""
 
+import hashlib
 import os
+import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
@@ -12,17 +17,31 @@ import torch
 from mura_fastai.data.fingerprints import cache_folder, file_state
 from mura_fastai.data.gather import Progress
 from mura_fastai.data.pixels import pad_square, read_grey
+from mura_fastai.data.store_files import (
+    BAD,
+    GOOD,
+    LATER,
+    TODO,
+    Index,
+    PixelFile,
+    fit_array,
+    read_store,
+    sweep,
+    write_index,
+    write_skipped,
+)
 from mura_fastai.errors import BadImage, InputError
-from mura_fastai.files import replacing
 
-CHUNK = 1024  # images between two entries in the index: what an interruption costs at the most
-_TODO, _GOOD, _BAD = 0, 1, 2
+BLOCK = 16  # images a task: with one each, threads spend half their time on handing over
+FLUSH = 0.25  # seconds between two flushes: what waits to be written at the end would hold everybody up
+SAVE = 5.0  # seconds between two entries in the index, of which a large one takes a tenth: what a power cut costs
 
 
 class Store:
     """Decoded images of one size: `pixels.npy` (uint8, images x size x size) and `index.csv` (a row an image).
 
-    The array is memory-mapped: only what is gathered is read, and processes share it.
+    The array is memory-mapped: only what is gathered is read, and processes share it. It stays as it is while another
+    process adds images.
     """
 
     def __init__(
@@ -30,58 +49,77 @@ class Store:
         path: str | Path,  # the store's folder, made by `build_store`
     ):
         self.path = Path(path)
-        self.index = _read_index(self.path)
-        if self.index is None or (self.index.status == _TODO).any():
+        found = read_store(self.path)
+        if found is None or TODO in found[0].status:
             raise InputError(f"{path}: not a whole store; mura prepare makes or finishes one")
-        self.array = np.load(self.path / "pixels.npy", mmap_mode="r")
-        self.size = self.array.shape[1]
-        self._row = {p: i for i, p in enumerate(self.index.path)}
+        index, array = found
+        self.array, self.size, self.skipped = np.asarray(array)[: len(index)], array.shape[1], index.bad()
+        self._row = {p: i for i, (p, s) in enumerate(zip(index.path, index.status, strict=True)) if s != LATER}
 
     def __len__(self) -> int:
-        return len(self.index)
-
-    @property
-    def skipped(self) -> list[dict]:  # `{"path", "reason"}`
-        "The files that cannot be used; their pixels are black and nobody should gather them."
-        return self.index.loc[self.index.status == _BAD, ["path", "reason"]].to_dict("records")
+        return len(self.array)
 
     def rows(
         self,
         paths: list[str],  # files
-    ) -> np.ndarray:  # their rows in the array; -1 where the store lacks one
+    ) -> np.ndarray:  # int64: their rows in the array; -1 where the store lacks one
         "Where the store holds these files."
         return np.array([self._row.get(p, -1) for p in paths], np.int64)
 
     def gather(
         self,
-        rows: np.ndarray,  # n rows of the array
+        rows: np.ndarray | torch.Tensor,  # n rows of the array
+        out: torch.Tensor | None = None,  # where to put them: uint8, n x 1 x size x size, contiguous
     ) -> torch.Tensor:  # uint8, n x 1 x size x size
-        "A whole batch by index."
-        return torch.from_numpy(self.array[rows])[:, None]
+        "A whole batch by index. Raises `IndexError` for a row that the store lacks, -1 too."
+        rows = np.asarray(rows)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}: the store lacks some of them")
+        if out is None:
+            out = torch.empty(len(rows), 1, self.size, self.size, dtype=torch.uint8)
+        # One thread moves as much as memory gives. `torch.index_select` is a fourth faster with all cores to itself,
+        # and falls to a tenth as soon as others compute: its threads wait for each other in every batch.
+        np.take(self.array, rows, axis=0, out=out.view(len(rows), self.size, self.size).numpy(), mode="clip")
+        return out
 
 
 def build_store(
     images: pd.DataFrame,  # a table with a column `path`
     path: str | Path,  # the store's folder
     size: int = 320,  # side of the padded square in pixels
-    workers: int | None = None,  # decoding threads; the number of cores unless set
+    workers: int | None = None,  # decoding threads; one more than cores unless set
     progress: Progress = None,  # called with (done, all)
     wait: bool = False,  # for another process that is writing the same store, instead of an error
 ) -> Store:
-    """Decode every image once, by all cores. A second call redoes only what is new or has changed.
+    """Decode every image once, by all cores. A second call adds what is new, redoes what has changed, keeps the rest.
 
-    Interrupted, it goes on where it was; a store that is not whole is never opened. Raises `InputError` where another
-    process is writing it.
+    A store grows: files of other tables stay in it. Interrupted, it goes on where it was; one that is not whole is
+    never opened. Raises `InputError` where another process is writing it, the folder cannot be written, or the disk
+    has too little space.
     """
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(path / ".lock", timeout=-1 if wait else 0):
-            index, pixels = _prepare(path, list(dict.fromkeys(images.path)), size)
-            _fill(path, index, pixels, size, workers, progress)
-    except filelock.Timeout:
-        raise InputError(f"{path}: another process is writing this store; wait for it to end") from None
+    path, files = Path(path), list(dict.fromkeys(images.path))
+    if not files:
+        raise InputError(f"{path}: no images to decode; check the table")
+    with _locked(path, wait):
+        sweep(path)
+        index, todo = _plan(path, files, size)
+        if todo:
+            _decode(path, index, todo, workers or (os.cpu_count() or 1) + 1, progress)
+        write_skipped(path, index)
     return Store(path)
+
+
+def store_folder(
+    images: pd.DataFrame,  # an images table
+    size: int,  # side of the padded square in pixels
+) -> Path:  # not made yet
+    "Where the user's cache folder keeps the store of these images: one for all that lies below their common folder."
+    try:
+        root = os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in images.path])
+    except ValueError:  # two drives on Windows, an empty table
+        root = ""
+    name = hashlib.blake2b(root.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    return cache_folder() / "stores" / f"{name}-{size}"
 
 
 def auto_store(
@@ -90,78 +128,92 @@ def auto_store(
     progress: Progress = None,  # called with (done, all)
 ) -> Store:
     "The store of these images in the user's cache folder, made or brought up to date."
-    name = pd.util.hash_pandas_object(images.path, index=False).sum()
-    return build_store(
-        images, cache_folder() / "stores" / f"{int(name):016x}-{size}", size, progress=progress, wait=True
-    )
+    return build_store(images, store_folder(images, size), size, progress=progress, wait=True)
 
 
-def _read_index(path: Path) -> pd.DataFrame | None:
-    "The store's index, or None where there is none that fits its array."
+@contextmanager
+def _locked(path: Path, wait: bool) -> Iterator[None]:
+    "The folder, made where it is missing, with nobody else writing in it."
+    lock = filelock.FileLock(path / ".lock", timeout=-1 if wait else 0)
     try:
-        text = {"path": "str", "state": "str", "reason": "str"}
-        index = pd.read_csv(path / "index.csv", dtype=text, keep_default_na=False)
-        header = np.load(path / "pixels.npy", mmap_mode="r")
-    except (OSError, ValueError):
-        return None
-    fits = header.dtype == np.uint8 and header.ndim == 3 and len(header) == len(index) and "status" in index
-    return index if fits else None
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        raise InputError(f"{path}: another process is writing this store; wait for it to end") from None
+    except OSError as e:
+        raise InputError(f"{path}: no store can be written there ({e.strerror or e}); choose another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def _write_index(path: Path, index: pd.DataFrame):
-    with replacing(path / "index.csv") as aside:
-        index.to_csv(aside, index=False)
+def _plan(path: Path, files: list[str], size: int) -> tuple[Index, list[int]]:
+    "The index, on disk too, with all that must be decoded marked so; its rows; and an array that has room for them."
+    index, array = read_store(path) or (Index(), None)
+    if array is not None and array.shape[1] != size:
+        index, array = Index(), None
+    begun = TODO in index.status
+    index.status = [LATER if s == TODO else s for s in index.status]
+    row, todo = {p: i for i, p in enumerate(index.path)}, []
+    for file in files:
+        state, i = file_state(file).hex(), row.get(file)
+        if i is None:
+            i = len(index)
+            index.add(file)
+        elif state and state == index.state[i] and index.status[i] in (GOOD, BAD):
+            continue
+        index.state[i], index.status[i], index.reason[i] = state, TODO, ""
+        todo.append(i)
+    fit_array(path, len(index), size, array)
+    if todo or begun:
+        write_index(path, index)
+    return index, todo
 
 
-def _prepare(path: Path, files: list[str], size: int) -> tuple[pd.DataFrame, np.ndarray]:
-    "The index of `files`, with what an earlier build did marked as done, and the array opened for writing."
-    old = _read_index(path)
-    index = pd.DataFrame({"path": files, "state": [file_state(f).hex() for f in files], "status": _TODO, "reason": ""})
-    pixels_file = path / "pixels.npy"
-    if old is not None and np.load(pixels_file, mmap_mode="r").shape[1:] == (size, size):
-        known = index.merge(old.assign(row=old.index), on=["path", "state"], how="left", suffixes=("_new", ""))
-        done = (known.status.fillna(_TODO).gt(_TODO) & (known.state != "")).to_numpy()
-        index.loc[done, "status"] = known.status[done].astype(int)
-        index.loc[done, "reason"] = known.reason[done]
-        if list(old.path) == files:
-            _write_index(path, index)
-            return index, np.lib.format.open_memmap(pixels_file, "r+")
-    else:
-        done, known = np.zeros(len(index), bool), None
-    with replacing(pixels_file) as aside:
-        pixels = np.lib.format.open_memmap(aside, "w+", np.uint8, (len(files), size, size))
-        if known is not None and done.any():
-            before = np.load(pixels_file, mmap_mode="r")
-            for part in np.array_split(np.flatnonzero(done), -(-done.sum() // CHUNK)):
-                pixels[part] = before[known.row.to_numpy()[part].astype(int)]
-        pixels.flush()
-        # Without its index a store is none: no reader can pair the new array with the old rows.
-        (path / "index.csv").unlink(missing_ok=True)
-    _write_index(path, index)
-    return index, np.lib.format.open_memmap(pixels_file, "r+")
-
-
-def _fill(path: Path, index: pd.DataFrame, pixels: np.ndarray, size: int, workers: int | None, progress: Progress):
-    "Decode what is still to do. The index is written after the pixels it speaks of are on disk."
-    todo, files = np.flatnonzero(index.status == _TODO), index.path.tolist()
-
-    def decode(row: int) -> str:
+def _decode(path: Path, index: Index, todo: list[int], workers: int, progress: Progress):
+    "Fill these rows. The index is written after the pixels it speaks of are on disk, while decoding goes on."
+    blocks = [todo[i : i + BLOCK] for i in range(0, len(todo), BLOCK)]
+    stop, pool, done, flushed, saved = threading.Event(), ThreadPoolExecutor(workers), 0, 0.0, time.monotonic()
+    with PixelFile(path) as file:
         try:
-            pixels[row] = pad_square(read_grey(files[row]), size)
-        except BadImage as e:
-            pixels[row] = 0
-            return e.reason
-        return ""
-
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        for start in range(0, len(todo), CHUNK):
-            part = todo[start : start + CHUNK]
-            for n, (row, reason) in enumerate(zip(part, pool.map(decode, part), strict=True), start + 1):
-                index.loc[row, ["status", "reason"]] = [_BAD if reason else _GOOD, reason]
+            # All tasks wait in the pool, so that its threads go on whatever this one does meanwhile.
+            for n in pool.map(lambda rows: _decode_block(index, rows, file, stop), blocks):
+                done, now = done + n, time.monotonic()
                 if progress:
-                    progress(n, len(todo))
-            pixels.flush()
-            _write_index(path, index)
-    bad = index.loc[index.status == _BAD, ["path", "reason"]]
-    with replacing(path / "skipped.csv") as aside:
-        bad.to_csv(aside, index=False)
+                    progress(done, len(todo))
+                if now - saved >= SAVE:
+                    _save(path, index, file)
+                    saved = time.monotonic()
+                elif now - flushed >= FLUSH:
+                    file.flush()
+                    flushed = time.monotonic()
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            _save(path, index, file)  # what was decoded is kept, however it ends
+
+
+def _save(path: Path, index: Index, file: PixelFile):
+    known = index.copy()  # before the flush: what is decoded from now on may not be on disk
+    file.flush()
+    write_index(path, known)
+
+
+def _decode_block(index: Index, rows: list[int], file: PixelFile, stop: threading.Event) -> int:
+    "Decode some rows, write their pixels, then mark them in the index. Returns how many they were."
+    pixels, reasons = [], []
+    for row in rows:
+        if stop.is_set():
+            break
+        try:
+            pixels.append(pad_square(read_grey(index.path[row]), file.size))
+            reasons.append("")
+        except BadImage as e:
+            pixels.append(np.zeros((file.size, file.size), np.uint8))
+            reasons.append(e.reason)
+    rows = rows[: len(reasons)]
+    file.put(rows, pixels)
+    for row, reason in zip(rows, reasons, strict=True):
+        index.reason[row], index.status[row] = reason, BAD if reason else GOOD
+    return len(rows)
