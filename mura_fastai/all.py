@@ -3,7 +3,9 @@
 # Gives every Learner `fine_tune`, `fit_one_cycle` and `lr_find`.
 import fastai.callback.schedule
 
-from mura_fastai.data.loaders import TensorXray, XrayBlock, mura_dls, xray_tfms
+from mura_fastai.data.augment import AugmentXray, ScaleGrey, TensorXray, xray_tfms
+from mura_fastai.data.batches import XrayDL
+from mura_fastai.data.loaders import XrayBlock, mura_dls
 from mura_fastai.data.loose import input_images, loose_images
 from mura_fastai.data.phantom import make_phantom
 from mura_fastai.data.pixels import check_images, inspect_images, read_grey

@@ -9,10 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.data.transforms import IntToFloatTensor, Normalize
+from fastai.distributed import DistributedDL
 from fastai.torch_core import set_seed
+from fastai.vision.augment import aug_transforms
 from PIL import Image
 
-from mura_fastai.data.loaders import GREY_STATS, TensorXray, mura_dls, xray_tfms
+from mura_fastai.data import resident
+from mura_fastai.data.augment import GREY_STATS, TensorXray, xray_tfms
+from mura_fastai.data.batches import study_code
+from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.pixels import pad_square, read_grey
 from mura_fastai.data.store import build_store
 from mura_fastai.data.studies import LABEL_NAMES
@@ -61,12 +67,13 @@ def painted(tmp_path, images, picture):
 # ---------------------------------------------------------------- what a batch is
 
 
-def test_a_batch_is_image_region_label(dls, images):
-    image, region, label = dls.train.one_batch()
+def test_a_batch_is_image_region_study_label(dls, images):
+    image, region, study, label = dls.train.one_batch()
     assert image.shape == (BS, 1, SIZE, SIZE) and image.dtype == torch.float32 and isinstance(image, TensorXray)
-    assert region.shape == label.shape == (BS,) and dls.n_inp == 2
+    assert region.shape == study.shape == label.shape == (BS,) and dls.n_inp == 3
     rows = dls.train.batch_rows(0)
     assert [dls.vocab[0][i] for i in region] == rows.region.tolist()
+    assert study.tolist() == [study_code(s) for s in rows.study]
     assert label.tolist() == rows.label.tolist()
     assert list(dls.vocab[-1]) == list(LABEL_NAMES)
 
@@ -77,7 +84,7 @@ def test_without_transforms_come_the_bytes_of_the_files(images, stored, tmp_path
     dls = mura_dls(images, SIZE, BS, store=store, batch_tfms=[])
     for dl in dls.loaders:
         seen = 0
-        for i, (image, _, label) in enumerate(dl):
+        for i, (image, _, _, label) in enumerate(dl):
             rows = dl.batch_rows(i)
             assert image.dtype == torch.uint8
             np.testing.assert_array_equal(image[:, 0], pixels_of(rows.path))
@@ -115,8 +122,10 @@ def order_of(images, seed):
 def test_training_order_is_shuffled_anew_each_epoch_and_reproduces_with_the_seed(images):
     first, again, other = order_of(images, 3), order_of(images, 3), order_of(images, 4)
     assert first == again != other
-    assert first[0] != first[1] and sorted(first[0]) == sorted(first[1])
-    assert first[0] != images.path[images.split == "train"].tolist()
+    train = images.path[images.split == "train"].tolist()
+    assert first[0] != first[1] and first[0] != train[: len(first[0])]
+    for files in first:  # each once, in whole batches
+        assert len(set(files)) == len(files) == len(train) // BS * BS and set(files) <= set(train)
 
 
 def test_augmentation_differs_from_image_to_image_and_reproduces_with_the_seed(images, tmp_path):
@@ -153,6 +162,117 @@ def test_what_rotation_brings_in_is_black(images, tmp_path):
     assert (x[:, SIZE // 2, SIZE // 2] > 0.5).all()
 
 
+# ---------------------------------------------------------------- where pixels lie
+
+
+@pytest.fixture(scope="module")
+def store(images, tmp_path_factory):
+    return build_store(images, tmp_path_factory.mktemp("stores") / "store", SIZE)
+
+
+@pytest.mark.parametrize("held", [None, False, True])
+def test_batches_are_the_same_wherever_the_pixels_lie(images, store, held):
+    passes = []
+    for kwargs in (dict(), dict(store=store, resident=held)):
+        set_seed(0)
+        dls = mura_dls(images, SIZE, BS, batch_tfms=[], **kwargs)
+        passes.append([b for dl in dls.loaders for b in dl])
+    assert len(passes[0]) == len(passes[1]) > 4
+    for decoded, gathered in zip(*passes, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(decoded, gathered, strict=True))
+
+
+def test_the_loaders_say_where_their_pixels_lie(images, store):
+    assert mura_dls(images, SIZE, BS).where == "files are decoded each epoch"
+    assert "from the store's memory map" in mura_dls(images, SIZE, BS, store=store).where
+    held = mura_dls(images, SIZE, BS, store=store, resident=True)
+    assert "gathered in the main memory" in held.where
+    train, tune = (dl.resident for dl in held.loaders)
+    assert train is tune and len(train.pixels) == images.split.isin(("train", "tune")).sum()
+    with pytest.raises(InputError, match="resident=True needs a store"):
+        mura_dls(images, SIZE, BS, resident=True)
+
+
+def test_pixels_go_to_a_gpu_only_where_they_leave_room_to_train_in(images, store, monkeypatch):
+    rows, gpu, made = np.arange(len(store)), torch.device("cuda"), []
+    monkeypatch.setattr(resident, "Resident", lambda *args: made.append(args) or "on the GPU")
+    n_bytes = len(store) * SIZE**2
+    for free, fits in ((2 * n_bytes, True), (n_bytes + 1, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * free))
+        held, told = resident.place_pixels(store, rows, gpu)
+        assert (held == "on the GPU") == fits and ("GPU memory" in told) == fits
+        assert resident.place_pixels(store, rows, gpu, resident=False)[0] is None
+    assert len(made) == 1
+    with pytest.raises(InputError, match="they would fill it; leave resident=True out"):
+        resident.place_pixels(store, rows, gpu, resident=True)
+
+
+def test_rows_that_are_not_held_on_the_device_come_from_the_store(images, store):
+    dls = mura_dls(images, SIZE, BS, store=store, resident=True, batch_tfms=[])
+    valid = images[images.split == "valid"]
+    got = torch.cat([b[0] for b in dls.test_dl(valid)])
+    np.testing.assert_array_equal(got[:, 0], pixels_of(valid.path))
+
+
+def test_batches_are_made_ahead_and_in_order():
+    started = []
+
+    def task(i):
+        return lambda: started.append(i) or i
+
+    batches = resident.ahead(map(task, range(9)), depth=2)
+    assert next(batches) == 0
+    assert [next(batches), *batches] == list(range(1, 9)) and sorted(started) == list(range(9))
+    with pytest.raises(ZeroDivisionError):
+        list(resident.ahead([lambda: 1 / 0]))
+
+
+# ---------------------------------------------------------------- what fastai's loaders can be asked for
+
+
+def test_rows_are_drawn_by_their_weight(images):
+    abnormal = images.label.astype(int)
+    set_seed(0)
+    dls = mura_dls(images, SIZE, BS, wgts=0.2 + 0.8 * abnormal, batch_tfms=[])
+    seen = torch.cat([b[-1] for _ in range(12) for b in dls.train]).float().mean().item()
+    share = abnormal[images.split == "train"].mean()
+    assert seen == pytest.approx(share / (share + 0.2 * (1 - share)), abs=0.05)
+    assert "_weight" not in dls.train.items and dls.valid.wgts is None
+    only = mura_dls(images, SIZE, BS, wgts=(images.region == "XR_WRIST").astype(float), batch_tfms=[]).train
+    assert {r for b in only for r in b[1].tolist()} == {only.vocab[0].o2i["XR_WRIST"]}
+    assert sorted(only.new(shuffle=False).get_idxs()) == list(range(only.n))  # a loader to predict with sees all
+
+
+@pytest.mark.parametrize("held", [None, True])
+def test_two_processes_share_an_epoch(images, store, held, monkeypatch):
+    "fastai's `DistributedDL` around each loader; the one thing replaced is the network between the processes."
+    dl = mura_dls(images, SIZE, BS, store=store, resident=held, batch_tfms=[]).valid
+    monkeypatch.setattr(DistributedDL, "_broadcast", lambda self, idxs, rank: list(idxs))
+    parts = [torch.cat([b[2] for b in DistributedDL(dl, rank, 2)]) for rank in (0, 1)]
+    assert len(parts[0]) == len(parts[1])
+    assert torch.cat(parts)[: dl.n].tolist() == [study_code(s) for s in dl.items.study]
+
+
+def test_files_that_cannot_be_read_may_be_left_out_and_named(images, tmp_path):
+    bad = tmp_path / "cut.png"
+    bad.write_bytes(Path(images.path[0]).read_bytes()[:200])
+    rows = images[:40].assign(path=images.path[:40].mask(images.index[:40].isin([3, *range(16, 32)]), str(bad)))
+    dl = mura_dls(images, SIZE, BS, batch_tfms=[]).test_dl(rows, skip_bad=True)
+    batches = list(dl)
+    good = rows.path != str(bad)
+    assert [len(b[0]) for b in batches] == [15, 8]  # a batch of bad files alone is none
+    np.testing.assert_array_equal(torch.cat([b[0] for b in batches])[:, 0], pixels_of(rows.path[good]))
+    assert dl.items.path.iloc[dl.order].tolist() == rows.path[good].tolist()
+    assert [b["path"] for b in dl.bad] == [str(bad)] * 17 and dl.bad[0]["reason"] == "truncated"
+    assert dl.batch_rows(1).path.tolist() == rows.path[32:].tolist()
+
+
+def test_fastais_own_augmentation_can_be_used_instead(images):
+    tfms = [IntToFloatTensor(), *aug_transforms(max_warp=0), Normalize.from_stats([0.5], [0.25], dim=1, cuda=False)]
+    x = mura_dls(images, SIZE, BS, batch_tfms=tfms).train.one_batch()[0]
+    assert x.shape == (BS, 1, SIZE, SIZE) and -2.01 <= x.min() < x.max() <= 2.01
+
+
 # ---------------------------------------------------------------- what is shown
 
 
@@ -172,7 +292,7 @@ def test_show_batch_of_one_image_repeated_and_of_a_batch_from_outside(dls):
     assert len({tuple(t) for t in titles()}) == 1
     batch = dls.train.one_batch()
     dls.train.show_batch(batch, max_n=3)
-    told = [[dls.vocab[0][r], LABEL_NAMES[y]] for r, y in zip(*(b[:3] for b in batch[1:]), strict=True)]
+    told = [[dls.vocab[0][r], LABEL_NAMES[y]] for r, y in zip(batch[1][:3], batch[-1][:3], strict=True)]
     assert titles() == told
 
 

@@ -14,11 +14,13 @@ import torch
 import yaml
 
 from mura_fastai.data.phantom import make_phantom
+from mura_fastai.data.pixels import read_grey
+from mura_fastai.data.store import build_store
 from mura_fastai.errors import InputError
 from mura_fastai.results.experiment import evaluate_run, interpret_run, predict, predictions_of, train
 from mura_fastai.results.predict import predict_images
 from mura_fastai.results.tables import evaluate_file, read_predictions
-from mura_fastai.training.runs import load_run, read_table
+from mura_fastai.training.runs import load_run, read_table, train_run
 
 QUICK = dict(size=48, epochs=1, bs=16, num_workers=1, ci=None)
 
@@ -321,3 +323,60 @@ def test_a_patient_called_na_is_a_patient(tmp_path):
     rows = "study,region,patient,label,p_abnormal\na/1,XR_HAND,NA,0,.2\na/2,XR_HAND,null,1,.7\n"
     (tmp_path / "p.csv").write_text(rows)
     assert read_predictions(tmp_path / "p.csv").patient.tolist() == ["NA", "null"]
+
+
+# ---------------------------------------------------------------- how files are predicted
+
+
+def test_a_file_is_decoded_once_and_no_loader_is_made_for_an_image(run, images, monkeypatch):
+    from mura_fastai.data import decoding
+    from mura_fastai.data.batches import XrayDL
+
+    learn, read, made = load_run(run), [], []
+    monkeypatch.setattr(decoding, "read_grey", lambda p: read.append(p) or read_grey(p))
+    start = XrayDL.__init__
+    monkeypatch.setattr(XrayDL, "__init__", lambda self, *a, **k: made.append(1) or start(self, *a, **k))
+    valid = images[images.split == "valid"]
+    predict_images(learn, valid)
+    assert sorted(read) == sorted(valid.path) and len(made) == 1
+
+
+def test_predictions_from_a_store_are_those_from_files(run, images, tmp_path):
+    learn, rows = load_run(run), images[images.split == "valid"].reset_index(drop=True)
+    (tmp_path / "cut.png").write_bytes(Path(rows.path[0]).read_bytes()[:200])
+    rows.loc[5, "path"] = str(tmp_path / "cut.png")
+    store = build_store(rows, tmp_path / "store", size=48)
+    plain, stored = predict_images(learn, rows), predict_images(learn, rows, store=store)
+    assert plain.path.tolist() == stored.path.tolist() == rows.path.drop(5).tolist()
+    # Not to the last bit: other images share a batch, and sums are rounded in another order.
+    np.testing.assert_allclose(plain.p_abnormal, stored.p_abnormal, atol=1e-6)
+    assert plain.attrs["skipped"] == stored.attrs["skipped"] == [{"path": rows.path[5], "reason": "truncated"}]
+
+
+def test_predict_images_agrees_with_fastais_predict(run, images):
+    "One image at a time, through `learn.predict`, with the weights of the loss taken back."
+    learn, rows = load_run(run), images[images.split == "valid"][:6]
+    preds = predict_images(learn, rows)
+    for (_, row), p in zip(rows.iterrows(), preds.p_abnormal, strict=True):
+        told = learn.predict(row)[2].double()
+        code = torch.tensor([learn.dls.vocab[0].o2i[row.region]])
+        assert learn.loss_func.unweigh(told[None], code).item() == pytest.approx(p, abs=1e-5)
+
+
+def test_training_from_a_store_and_from_files_is_the_same_training(run, root, tmp_path):
+    "Batches, augmentation and order are the same to the last bit, and so are the weights."
+    decoded, _ = train(root, tmp_path / "decoded", store=False, **QUICK)
+    p = [read_predictions(r / "predictions.csv").p_abnormal for r in (run, decoded)]
+    np.testing.assert_array_equal(p[0], p[1])
+
+
+def test_a_store_made_before_is_taken_by_its_folder(root, images, tmp_path, monkeypatch):
+    from mura_fastai.data import store as module
+
+    build_store(images, tmp_path / "store", size=48)
+    monkeypatch.setattr(module, "read_grey", None)  # nothing may be decoded
+    monkeypatch.setattr("mura_fastai.training.runs.auto_store", None)
+    out = train_run(images, tmp_path / "run", store=tmp_path / "store", size=48, epochs=1, bs=16)
+    assert (out / "weights" / "best.safetensors").exists()
+    with pytest.raises(InputError, match="nowhere: not a whole store"):
+        train_run(images, tmp_path / "other", store=tmp_path / "nowhere", size=48, epochs=1, bs=16)

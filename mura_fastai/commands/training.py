@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mura_fastai.commands import shared
+from mura_fastai.errors import InputError
 
 
 def lr_find(
@@ -64,7 +65,13 @@ def train(
     no_store: Annotated[
         bool, typer.Option("--no-store", help="Decode every epoch; keep nothing in the cache.")
     ] = False,
-    precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where the device computes in it.")] = "auto",
+    store: Annotated[
+        Path | None, typer.Option(help="A store that mura prepare made; else one in the cache.", show_default=False)
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, or auto: the fastest of the device.")] = "auto",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the network: minutes first, then faster; for GPUs.")
+    ] = False,
     workers: shared.Workers = None,
     ci: shared.Ci = "bootstrap",
     as_json: shared.AsJson = False,
@@ -76,11 +83,13 @@ def train(
     \b
     mura train MURA-v1.1 --arch resnet50.a1_in1k --epochs 30 --out runs/resnet50
     """
+    if store and no_store:
+        raise InputError("--store and --no-store exclude each other; give one of them")
     run, scores = shared.experiment().train(
         data, out, source, regions, split_seed, allow_leaks, max_bad, shared.interval(ci), arch=arch, size=size,
         epochs=epochs, bs=bs, lr=lr, seed=seed, pretrained=not no_pretrained, weights=weights,
-        allow_missing=allow_missing, freeze_epochs=freeze_epochs, store=not no_store, precision=precision,
-        num_workers=workers,
+        allow_missing=allow_missing, freeze_epochs=freeze_epochs, store=False if no_store else store,
+        precision=precision, compile=compile, num_workers=workers,
     )  # fmt: skip
     shared.print_scores(scores, as_json, run=str(run), split="valid")
     if not as_json:

@@ -4,7 +4,8 @@ import pandas as pd
 import torch
 from fastai.learner import Learner
 
-from mura_fastai.data.pixels import leave_out_bad
+from mura_fastai.data.pixels import limit_bad
+from mura_fastai.data.store import Store
 from mura_fastai.results.metrics import cross_entropy
 
 
@@ -14,24 +15,43 @@ def predict_images(
     bs: int | None = None,  # images a batch; the Learner's where not given
     num_workers: int | None = None,  # decoding threads; the number of cores unless set
     max_bad: float = 1.0,  # share of unreadable files that is left out without an error
+    store: Store | None = None,  # decoded images of the Learner's size; without one files are decoded
 ) -> pd.DataFrame:  # the predictions table: `images` with `p_abnormal`, and `loss` where the label is known
     """The probability of abnormal for every image, in the table's order.
 
-    It is meant at the share of abnormal images that its region had in training: the weights of the default loss, which
-    make a network answer as if half of all were abnormal, are taken back (`learn.get_preds` leaves them in).
-    Unreadable files get no row and no probability: they are named in `attrs["skipped"]`.
+    Files are decoded, each once, by threads while the network works on those before. The probability is meant at the
+    share of abnormal images that its region had in training: the weights of the default loss, which make a network
+    answer as if half of all were abnormal, are taken back (`learn.get_preds` leaves them in). Unreadable files get no
+    row and no probability: they are named in `attrs["skipped"]`.
     """
-    images, bad = leave_out_bad(images, max_bad)
-    images = images.reset_index(drop=True)
-    preds = images.assign(p_abnormal=pd.Series(dtype="float64"))
+    skipped, images = images.attrs.get("skipped", []), images.reset_index(drop=True)
+    bad, probs = [], torch.empty(0, dtype=torch.float64)
+    if store is not None:
+        reasons = {s["path"]: s["reason"] for s in store.skipped}
+        bad = [{"path": p, "reason": reasons[p]} for p in images.path if p in reasons]
+        images = images[~images.path.isin(list(reasons))].reset_index(drop=True)
     if len(images):
-        dl = learn.dls.test_dl(images, bs=bs or learn.dls.bs, store=None, threads=num_workers)
-        with learn.no_bar():
-            probs = learn.get_preds(dl=dl, reorder=False)[0].cpu().double()
-        if hasattr(learn.loss_func, "unweigh"):
-            codes = learn.dls.vocab[0].o2i
-            probs = learn.loss_func.cpu().unweigh(probs, torch.tensor([codes[r] for r in images.region]))
-        preds["p_abnormal"] = probs.numpy()
+        size = bs or learn.dls.bs
+        dl = learn.dls.test_dl(images, bs=size, store=store, resident=None, skip_bad=True, threads=num_workers)
+        probs = _probabilities(learn, dl)
+        bad += dl.bad
+    limit_bad(bad, len(images) + len(bad), max_bad)
+    if len(images):
+        images = images.iloc[dl.order].reset_index(drop=True)
+    if len(images) and hasattr(learn.loss_func, "unweigh"):
+        codes = learn.dls.vocab[0].o2i
+        probs = learn.loss_func.cpu().unweigh(probs, torch.tensor([codes[r] for r in images.region]))
+    preds = images.assign(p_abnormal=probs.numpy())
     preds["loss"] = cross_entropy(preds.label, preds.p_abnormal)
-    preds.attrs["skipped"] = [*images.attrs.get("skipped", []), *bad]
+    preds.attrs["skipped"] = [*skipped, *bad]
     return preds
+
+
+def _probabilities(learn: Learner, dl) -> torch.Tensor:
+    "The network's answers, batch by batch; they are read off the device once, at the end."
+    net = learn.model.to(dl.device).eval()
+    with torch.inference_mode():
+        # Plain tensors: fastai's pass through Python at every operation.
+        inputs = ([x.as_subclass(torch.Tensor) for x in batch[:2]] for batch in dl)
+        answers = [learn.loss_func.activation(net(*x)) for x in inputs]
+    return torch.cat(answers).cpu().double() if answers else torch.empty(0, dtype=torch.float64)

@@ -17,15 +17,14 @@ from fastai.torch_core import set_seed
 from safetensors.torch import save
 
 import mura_fastai
-from mura_fastai.data.loaders import mura_dls
-from mura_fastai.data.pixels import leave_out_bad, stderr_bar
-from mura_fastai.data.store import auto_store
+from mura_fastai.data.loaders import mura_dls, usable_rows
+from mura_fastai.data.pixels import stderr_bar
+from mura_fastai.data.store import Store, auto_store
 from mura_fastai.data.studies import finish_images
 from mura_fastai.errors import InputError
 from mura_fastai.files import read_yaml, replacing, write_text
 from mura_fastai.models.backbones import OWN, fill
 from mura_fastai.training.learner import mura_learner
-from mura_fastai.training.precision import precision_cbs
 from mura_fastai.training.progress import EpochLines, History
 
 FORMAT = 1  # of the run folder; a later version of the package reads every earlier one
@@ -77,8 +76,9 @@ def train_run(
     weights: str | Path | None = None,  # a local file of weights instead of timm's hub
     allow_missing: bool = False,  # layers that `weights` lacks start fresh
     freeze_epochs: int = 1,  # epochs for the head alone before, where the body is pretrained
-    store: str | Path | bool = True,  # decoded images: a store's folder, True for one in the cache, False for none
-    precision: str = "auto",  # fp32, bf16, or auto: bf16 where the device computes in it
+    store: str | Path | bool | None = None,  # decoded images: a store's folder; None: one in the cache; False: none
+    precision: str = "auto",  # fp32, bf16, fp16, or auto: the fastest of the device
+    compile: bool = False,  # have PyTorch compile the network; pays on a GPU in long runs
     num_workers: int | None = None,  # decoding threads
     max_bad: float = 0.05,  # share of unusable files that is left out without asking
     data: dict | None = None,  # where the images come from, for the record
@@ -95,25 +95,32 @@ def train_run(
         raise InputError(f"{epochs} epochs: nothing would be trained; ask for at least one (--epochs)")
     own, starts_trained = arch in OWN, arch not in OWN and bool(pretrained or weights)
     lr = lr or LEARNING_RATES["own" if own else "pretrained" if starts_trained else "scratch"]
-    images, bad = leave_out_bad(images, max_bad, stderr_bar("checking images"))
-    skipped = [*images.attrs.get("skipped", []), *bad]
+    if store is None:
+        decoded = auto_store(images, size, stderr_bar("decoding images"))
+    else:
+        decoded = Store(store) if store is not False else None
+    skipped = images.attrs.get("skipped", [])
+    images, bad = usable_rows(images, decoded, max_bad, stderr_bar("checking images"))
+    skipped = [*skipped, *bad]
     set_seed(seed, reproducible=True)
-    decoded = auto_store(images, size, stderr_bar("decoding images")) if store is True else store or None
     dls = mura_dls(images, size=size, bs=bs, store=decoded, num_workers=num_workers, max_bad=None)
-    learn = mura_learner(dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing)
-    cbs = precision_cbs(precision, dls.device)
+    learn = mura_learner(
+        dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing, precision=precision,
+        compile=compile,
+    )  # fmt: skip
     settings = dict(
         format=FORMAT, arch=arch, size=size, epochs=epochs, freeze_epochs=freeze_epochs if starts_trained else 0, bs=bs,
         lr=lr, seed=seed, pretrained=starts_trained, weights=str(weights) if weights else None,
-        allow_missing=allow_missing, precision="bf16" if cbs else "fp32", max_bad=max_bad,
+        allow_missing=allow_missing, precision=learn.precision, max_bad=max_bad,
         data=_provenance(images, data), **_surroundings(dls.device),
     )  # fmt: skip
     write_text(out / "settings.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     _write_table(images, out / "images.csv")
     _write_table(pd.DataFrame(skipped, columns=["path", "reason"]), out / "skipped.csv")
+    print(f"training in {learn.precision} on {dls.device}; {dls.where}", file=sys.stderr)
     history = History(out / "history.csv")
     best = KeepBest(out / "weights" / "best.safetensors", history)
-    cbs += [history, EpochLines(history, epochs + settings["freeze_epochs"]), best]
+    cbs = [history, EpochLines(history, epochs + settings["freeze_epochs"]), best]
     with learn.no_bar(), learn.no_logging():
         if settings["freeze_epochs"]:
             learn.fine_tune(epochs, base_lr=lr, freeze_epochs=freeze_epochs, cbs=cbs)
