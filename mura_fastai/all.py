@@ -3,6 +3,7 @@
 # Gives every Learner `fine_tune`, `fit_one_cycle` and `lr_find`.
 import fastai.callback.schedule
 
+from mura_fastai.bench.suite import bench
 from mura_fastai.data.augment import AugmentXray, ScaleGrey, TensorXray, xray_tfms
 from mura_fastai.data.batches import XrayDL
 from mura_fastai.data.loaders import XrayBlock, mura_dls

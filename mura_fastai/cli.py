@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 import mura_fastai
+from mura_fastai.commands.bench import bench
 from mura_fastai.commands.data import phantom, prepare, summarize
 from mura_fastai.commands.results import evaluate, interpret, predict
 from mura_fastai.commands.share import demo
@@ -40,7 +41,7 @@ def _mura(
 
 
 # In the order in which they are used, and shown by `mura --help`.
-for command in (demo, phantom, summarize, prepare, lr_find, train, evaluate, interpret, predict):
+for command in (demo, phantom, summarize, prepare, lr_find, train, evaluate, interpret, predict, bench):
     app.command(command.__name__.replace("_", "-"))(command)
 
 

@@ -24,7 +24,7 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name not in ("__init__.py
 
 # Floor by floor, room by room: a module may import those before it, and none after. A new one gets its place here.
 ROOMS = [
-    "errors", "exits", "files",
+    "errors", "exits", "files", "provenance",
     "data.studies", "data.fingerprints", "data.pixels", "data.tables", "data.gather", "data.lookalikes",
     "data.fracatlas", "data.sources", "data.loose",
     "data.phantom_bones", "data.phantom_anatomy", "data.phantom_draw", "data.phantom_findings", "data.phantom_views",
@@ -36,8 +36,11 @@ ROOMS = [
     "results.intervals", "results.metrics", "results.tables", "results.predict", "results.pictures",
     "results.interpret", "results.experiment",
     "share.demo",
+    "bench.measure", "bench.data", "bench.rivals", "bench.loaders", "bench.augmentation", "bench.steps",
+    "bench.training", "bench.prediction", "bench.growth", "bench.plot", "bench.report", "bench.suite",
     "all",
-    "commands.shared", "commands.data", "commands.training", "commands.results", "commands.share", "cli",
+    "commands.shared", "commands.data", "commands.training", "commands.results", "commands.share",
+    "commands.bench", "cli",
 ]  # fmt: skip
 
 

@@ -86,12 +86,14 @@ class AugmentXray(DisplayedTransform):
         )  # fmt: skip
 
     def encodes(self, x: TensorXray) -> TensorXray:
-        n, device = len(x), x.device
-        grey = torch.Tensor(x.as_subclass(torch.Tensor)).float()
-        theta, gain, bend, noise, box = (t.to(device, non_blocking=True) for t in self.draw(n))
-        grey = tone(warp(grey, theta), gain, bend)
+        drawn = torch.cat([t.reshape(len(x), -1) for t in self.draw(len(x))], 1)
+        # In one piece and from pinned memory, or the host would wait for the GPU.
+        drawn = drawn.pin_memory().to(x.device, non_blocking=True) if x.is_cuda else drawn
+        theta, gain, bend, noise, box = drawn.split([6, 1, 1, 1, 4], 1)
+        grey = warp(x.as_subclass(torch.Tensor).float(), theta.view(-1, 2, 3))
+        grey = tone(grey, gain[:, 0], bend[:, 0])
         if self.max_noise:
-            grey.addcmul_(torch.randn_like(grey), noise.view(-1, 1, 1, 1))
+            grey.addcmul_(torch.randn_like(grey), noise[..., None, None])
         if self.max_erase:
             erase(grey, box)
         return grey.as_subclass(TensorXray)

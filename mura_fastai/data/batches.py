@@ -169,7 +169,7 @@ class XrayDL(TfmdDL):
                 columns.append(self.items.label.to_numpy(np.int64))
             rows = None if self.store is None else self.store.rows(paths)
             rows = None if rows is None or (rows < 0).any() else rows
-            self._known = paths, rows, [torch.as_tensor(c, dtype=torch.int64) for c in columns]
+            self._known = paths, rows, [torch.from_numpy(np.array(c, np.int64)) for c in columns]
         return self._known
 
     def _names(self) -> list[str]:

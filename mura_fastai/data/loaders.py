@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
 from fastai.data.core import DataLoaders
 
@@ -98,6 +99,7 @@ def mura_dls(
     _check_table(table, bs)
     weights = None if wgts is None else table.pop("_weight")[table.split == "train"].tolist()
     tfms = xray_tfms() if batch_tfms is None else batch_tfms
+    device = torch.device(device) if isinstance(device, str) else device
     reader = ReadXray(size)
     block = xray_block(sorted(table.region.unique()), reader, tfms)
     with reader.unread():

@@ -2,11 +2,8 @@
 
 import hashlib
 import math
-import platform
-import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +13,6 @@ from fastai.learner import Learner
 from fastai.torch_core import set_seed
 from safetensors.torch import save
 
-import mura_fastai
 from mura_fastai.data.loaders import mura_dls, usable_rows
 from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.store import Store, auto_store
@@ -24,6 +20,7 @@ from mura_fastai.data.studies import finish_images
 from mura_fastai.errors import InputError
 from mura_fastai.files import read_yaml, replacing, write_text
 from mura_fastai.models.backbones import OWN, fill
+from mura_fastai.provenance import checkout, versions
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.progress import EpochLines, History
 
@@ -112,7 +109,8 @@ def train_run(
         format=FORMAT, arch=arch, size=size, epochs=epochs, freeze_epochs=freeze_epochs if starts_trained else 0, bs=bs,
         lr=lr, seed=seed, pretrained=starts_trained, weights=str(weights) if weights else None,
         allow_missing=allow_missing, precision=learn.precision, max_bad=max_bad,
-        data=_provenance(images, data), **_surroundings(dls.device),
+        data=_provenance(images, data), versions=versions(),
+        commit=checkout()["commit"], device=str(dls.device),
     )  # fmt: skip
     write_text(out / "settings.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     _write_table(images, out / "images.csv")
@@ -193,17 +191,3 @@ def _provenance(images: pd.DataFrame, data: dict | None) -> dict:
         "images": {s: int(n) for s, n in images.split.value_counts().items()},
         "fingerprint": hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16],
     }
-
-
-def _surroundings(device) -> dict:
-    "What the run was made with: package versions, commit of a checkout, machine."
-    packages = ("torch", "torchvision", "fastai", "timm", "numpy", "pandas", "pillow")
-    here = Path(mura_fastai.__file__).parents[1]
-    commit = None
-    if (here / ".git").exists():
-        done = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        )
-        commit = done.stdout.strip() or None
-    versions = {"python": platform.python_version(), "mura_fastai": mura_fastai.__version__}
-    return dict(versions=versions | {p: version(p) for p in packages}, commit=commit, device=str(device))

@@ -1,0 +1,56 @@
+"""The command `mura bench`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mura_fastai.commands import shared
+
+
+def bench(
+    data: Annotated[
+        Path | None, typer.Argument(help="A dataset's folder or CSV; a phantom where not given.", show_default=False)
+    ] = None,
+    source: shared.Source = None,
+    what: Annotated[
+        str | None, typer.Option(help="Some only of loaders,augmentation,training,prediction,growth.")
+    ] = None,
+    archs: Annotated[str | None, typer.Option(help="Networks to train. [mura_cnn,resnet18,resnet50]")] = None,
+    size: Annotated[int | None, typer.Option(min=32, help="Side of the padded square, in pixels. [320]")] = None,
+    bs: Annotated[int | None, typer.Option(min=1, help="Images a batch of the loaders. [64]")] = None,
+    train_bs: Annotated[
+        int | None, typer.Option(min=1, help="Images a batch of training and prediction. [64; 16 on a CPU]")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Measurements of each case, in turns. [5]")] = None,
+    images: Annotated[int | None, typer.Option(min=64, help="Images of the data, at the most. [1000]")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small numbers, to see that everything runs.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Three files of this name; benchmarks/MACHINE-DATE.")
+    ] = None,
+    as_json: shared.AsJson = False,
+):
+    """Speed, side by side with fastai, PyTorch and timm.
+
+    Loaders, augmentation, training, prediction and growth, measured in turns in one run: medians and their range.
+
+    \b
+    mura bench
+    mura bench MURA-v1.1 --what loaders,growth
+    """
+    with shared.quiet_import():
+        from mura_fastai.bench import report, suite
+    document = suite.bench(
+        data, source, _names(what), _names(archs), size, bs, train_bs, rounds, images, quick,
+    )  # fmt: skip
+    files = report.write_report(document, out or Path("benchmarks") / document["name"])
+    if as_json:
+        shared.print_json(document)
+    else:
+        print(report.text(document))
+        print("\n".join(str(f) for f in files))
+
+
+def _names(words: str | None) -> tuple[str, ...] | None:
+    "Names with commas between them."
+    return None if words is None else tuple(w.strip() for w in words.split(",") if w.strip())
