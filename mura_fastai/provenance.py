@@ -29,10 +29,12 @@ def checkout() -> dict:  # `commit`, and whether files of the package have `chan
     if not (here / ".git").exists():
         return dict(commit=None, changed=None)
 
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=False)
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):  # no git, or a checkout of another user that it will not read
+            return None
         return done.stdout.strip()
 
-    return dict(
-        commit=git("rev-parse", "HEAD") or None, changed=bool(git("status", "--porcelain", "--", "mura_fastai"))
-    )
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "mura_fastai")
+    return dict(commit=commit, changed=None if changes is None else bool(changes))

@@ -24,14 +24,14 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name not in ("__init__.py
 
 # Floor by floor, room by room: a module may import those before it, and none after. A new one gets its place here.
 ROOMS = [
-    "errors", "exits", "files", "provenance",
+    "errors", "exits", "files", "memory", "provenance",
     "data.studies", "data.fingerprints", "data.pixels", "data.tables", "data.gather", "data.lookalikes",
     "data.fracatlas", "data.sources", "data.loose",
     "data.phantom_bones", "data.phantom_anatomy", "data.phantom_draw", "data.phantom_findings", "data.phantom_views",
     "data.phantom", "data.store_files", "data.store", "data.augment", "data.decoding", "data.resident", "data.batches",
     "data.loaders",
     "models.cnn", "models.backbones",
-    "training.memory", "training.optimizer", "training.precision", "training.recording", "training.learner",
+    "training.optimizer", "training.precision", "training.recording", "training.learner",
     "training.progress", "training.runs",
     "results.intervals", "results.metrics", "results.tables", "results.predict", "results.pictures",
     "results.interpret", "results.experiment",

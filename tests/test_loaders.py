@@ -1,6 +1,8 @@
 """Batches are what the table says: the file's own pixels, region and label; augmentation only where it belongs."""
 
 import shutil
+import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -9,16 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fastai.data.transforms import IntToFloatTensor, Normalize
+from fastai.data.block import CategoryBlock, DataBlock
+from fastai.data.transforms import IntToFloatTensor, Normalize, ToTensor
 from fastai.distributed import DistributedDL
 from fastai.torch_core import set_seed
 from fastai.vision.augment import aug_transforms
 from PIL import Image
 
-from mura_fastai.data import resident
+from mura_fastai.data import decoding, resident
 from mura_fastai.data.augment import GREY_STATS, TensorXray, xray_tfms
 from mura_fastai.data.batches import study_code
-from mura_fastai.data.loaders import mura_dls
+from mura_fastai.data.loaders import XrayBlock, mura_dls
 from mura_fastai.data.pixels import pad_square, read_grey
 from mura_fastai.data.store import build_store
 from mura_fastai.data.studies import LABEL_NAMES
@@ -222,12 +225,90 @@ def test_batches_are_made_ahead_and_in_order():
 
     batches = resident.ahead(map(task, range(9)), depth=2)
     assert next(batches) == 0
+    while len(started) < 3:  # one in use, two ahead
+        time.sleep(0.01)
     assert [next(batches), *batches] == list(range(1, 9)) and sorted(started) == list(range(9))
     with pytest.raises(ZeroDivisionError):
         list(resident.ahead([lambda: 1 / 0]))
 
 
+class Stream:
+    "Stands for a GPU's stream, and writes down who waits for what."
+
+    def __init__(self, told):
+        self.told = told
+
+    def __enter__(self):
+        self.told.append("copy")
+
+    def __exit__(self, *_):
+        pass
+
+    def wait_event(self, event):
+        self.told.append(f"wait {event.i}")
+
+
+def test_each_batch_is_copied_while_the_one_before_is_in_use(monkeypatch):
+    told, made = [], iter(range(9))
+
+    class Event:
+        def __init__(self):
+            self.i = next(made)
+
+        def record(self, stream):
+            told.append(f"record {self.i}")
+
+    monkeypatch.setattr(resident, "_copy_stream", lambda device: Stream(told))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream(told))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: told.append("keep"))
+    batches = resident.copied_ahead((torch.full((2,), i) for i in range(3)), torch.device("cpu"))
+    assert next(batches).tolist() == [0, 0]
+    assert told == ["copy", "record 0", "copy", "record 1", "wait 0", "keep"]
+    assert [b[0].item() for b in batches] == [1, 2]
+    assert told[6:] == ["copy", "record 2", "wait 1", "keep", "wait 2", "keep"]
+
+
+def test_who_stops_early_leaves_nothing_running(images, monkeypatch):
+    read = []
+    monkeypatch.setattr(decoding, "read_grey", lambda p: read.append(p) or read_grey(p))
+    dl, threads = mura_dls(images, SIZE, BS, batch_tfms=[]).train, threading.active_count()
+    batches = iter(dl)
+    next(batches)
+    batches.close()
+    while threading.active_count() > threads:
+        time.sleep(0.01)
+    assert len(read) <= 3 * BS + 2 * 16  # the batch, two ahead, and what was under way
+
+
 # ---------------------------------------------------------------- what fastai's loaders can be asked for
+
+
+def test_an_exported_learner_holds_no_radiograph(images, store, tmp_path):
+    learn = mura_learner(
+        mura_dls(images, SIZE, BS, store=store, resident=True), MuraCNN(widths=(4, 8), grid=2, hidden=8)
+    )
+    learn.path = tmp_path
+    learn.export()
+    assert (tmp_path / "export.pkl").stat().st_size < store.array.nbytes / 4
+
+
+def test_the_block_works_in_a_datablock_of_ones_own(images):
+    rows = images[images.split == "train"].head(40)
+    block = DataBlock((XrayBlock(SIZE), CategoryBlock), getters=[lambda r: r["path"], lambda r: r["region"]])
+    dls = block.dataloaders(rows, bs=8)
+    image, region = dls.train.one_batch()
+    assert image.shape == (8, 1, SIZE, SIZE) and region.shape == (8,) and dls.n_inp == 1
+    assert dls.train.batch_rows(0).region.tolist() == [dls.vocab[i] for i in region]
+    dls.show_batch(max_n=2)
+
+
+def test_arguments_that_fastai_users_give_are_taken(images):
+    dls = mura_dls(images, SIZE, BS, pin_memory=True, batch_tfms=[])
+    assert len(dls.train.one_batch()) == 4
+    slow = dls.valid.new(after_item=[ToTensor(), lambda x: x], bs=7)
+    assert [len(b[0]) for b in slow][:1] == [7] and slow.batch_rows(1).equals(slow.items.iloc[7:14])
 
 
 def test_rows_are_drawn_by_their_weight(images):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import threading
 import zipfile
 from pathlib import Path
 
@@ -351,6 +352,37 @@ def test_predictions_from_a_store_are_those_from_files(run, images, tmp_path):
     # Not to the last bit: other images share a batch, and sums are rounded in another order.
     np.testing.assert_allclose(plain.p_abnormal, stored.p_abnormal, atol=1e-6)
     assert plain.attrs["skipped"] == stored.attrs["skipped"] == [{"path": rows.path[5], "reason": "truncated"}]
+
+
+def test_files_are_decoded_while_the_network_works(run, images, monkeypatch):
+    "The last files are not read before the network has answered for the first ones."
+    from mura_fastai.data import decoding
+
+    learn, answered = load_run(run), threading.Event()
+    valid, asked = images[images.split == "valid"], []
+
+    def read(path):
+        asked.append(path)
+        if path == valid.path.iloc[-1]:
+            assert answered.wait(60)
+        return read_grey(path)
+
+    monkeypatch.setattr(decoding, "read_grey", read)
+    learn.model.register_forward_hook(lambda *_: answered.set())
+    assert len(predict_images(learn, valid, bs=4, num_workers=2)) == len(valid) > 4 * 4
+
+
+def test_a_store_of_another_size_is_no_store_for_a_run(run, images, tmp_path):
+    store = build_store(images[:3], tmp_path / "store", size=64)
+    with pytest.raises(InputError, match="a store of 64 px, not of 48"):
+        predict_images(load_run(run), images[:3], store=store)
+
+
+def test_too_many_bad_files_are_told_out_of_all(run, images, tmp_path):
+    (tmp_path / "cut.png").write_bytes(Path(images.path[0]).read_bytes()[:200])
+    rows = images[:10].assign(path=images.path[:10].mask(images.index[:10] < 2, str(tmp_path / "cut.png")))
+    with pytest.raises(InputError, match="2 of 10 images"):
+        predict_images(load_run(run), rows, max_bad=0.1)
 
 
 def test_predict_images_agrees_with_fastais_predict(run, images):

@@ -579,7 +579,7 @@ def test_prepare_makes_the_store_that_train_takes(mura, root, images, decoded):
 
 def test_prepare_elsewhere_says_how_to_use_it(mura, root, images, tmp_path):
     code, out, _ = mura(root, "--size", SIZE, "-o", tmp_path / "own", "--workers", 1)
-    assert code == 0 and f'mura_dls(images, size={SIZE}, store="{tmp_path / "own"}")' in out
+    assert code == 0 and f"--size {SIZE} --store {tmp_path / 'own'}" in out
     assert_whole(Store(tmp_path / "own"), images.path)
     assert not (tmp_path / "cache" / "stores").exists()
 

@@ -41,7 +41,7 @@ class Plan:
     @property
     def skip(self) -> int:
         "Steps before the clock starts."
-        return 2 if self.device.type == "cpu" else 2 * cores()
+        return 2 if self.device.type == "cpu" else max(2, min(2 * cores(), self.batches // 4))
 
 
 class Stopwatch:

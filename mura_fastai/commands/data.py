@@ -119,7 +119,7 @@ def prepare(
     if store.path.absolute() == cached:
         print(f"next: mura train {data} --size {size} takes it by itself")
     else:
-        print(f'next: mura_dls(images, size={size}, store="{store.path}")')
+        print(f"next: mura train {data} --size {size} --store {store.path}")
 
 
 def _print_skipped(skipped: list[dict]):

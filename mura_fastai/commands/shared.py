@@ -27,7 +27,7 @@ Seed = Annotated[int, typer.Option(help="Of weights, order and augmentation; the
 NoPretrained = Annotated[bool, typer.Option("--no-pretrained", help="Start a timm network from random weights.")]
 Weights = Annotated[Path | None, typer.Option(help="A local file of pretrained weights, instead of timm's hub.")]
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Layers that --weights lacks start fresh.")]
-Workers = Annotated[int | None, typer.Option(min=0, help="Threads that decode; the number of cores where not given.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode; the number of cores where not given.")]
 Split = Annotated[str, typer.Option(help="Which rows: train, tune, valid or test.")]
 Ci = Annotated[str, typer.Option(help="95 % intervals: bootstrap (of patients), asymptotic, official or none.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, and nothing else there.")]

@@ -88,7 +88,7 @@ class AugmentXray(DisplayedTransform):
     def encodes(self, x: TensorXray) -> TensorXray:
         drawn = torch.cat([t.reshape(len(x), -1) for t in self.draw(len(x))], 1)
         # In one piece and from pinned memory, or the host would wait for the GPU.
-        drawn = drawn.pin_memory().to(x.device, non_blocking=True) if x.is_cuda else drawn
+        drawn = drawn.pin_memory().to(x.device, non_blocking=True) if x.is_cuda else drawn.to(x.device)
         theta, gain, bend, noise, box = drawn.split([6, 1, 1, 1, 4], 1)
         grey = warp(x.as_subclass(torch.Tensor).float(), theta.view(-1, 2, 3))
         grey = tone(grey, gain[:, 0], bend[:, 0])

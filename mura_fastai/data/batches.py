@@ -19,12 +19,13 @@ from fastai.data.core import TfmdDL
 from fastai.data.transforms import ToTensor
 from fastai.torch_core import TensorCategory, show_image, to_device
 from fastai.vision.data import get_grid
+from fastcore.basics import chunked
 from fasttransform import DisplayedTransform
 
 from .augment import TensorXray
 from .decoding import decode_batches
 from .pixels import pad_square, read_grey
-from .resident import Resident, copied_ahead, gather_batches
+from .resident import Resident, copied_ahead, gather_batches, on_device
 from .store import Store
 from .studies import LABEL_NAMES
 
@@ -107,11 +108,16 @@ class XrayDL(TfmdDL):
         skip_bad: bool = False,  # leave unreadable files out and name them in `bad`, instead of raising `BadImage`
         threads: int | None = None,  # that decode; the number of cores unless set
         num_workers: int = 0,  # accepted for fastai's sake: there are no worker processes
+        pin_memory: bool = False,  # likewise: batches come from pinned memory, or lie on the GPU already
         **kwargs,
     ):
         super().__init__(dataset, num_workers=0, **kwargs)
         self.store, self.resident, self.wgts, self.skip_bad, self.threads = store, resident, wgts, skip_bad, threads
         self.made, self.bad, self._known = [], [], None
+
+    def __getstate__(self) -> dict:
+        "Pixels are not pickled: what `learn.export` writes holds no radiograph."
+        return self.__dict__ | dict(store=None, resident=None, _known=None)
 
     def new(self, dataset=None, cls=None, **kwargs):
         "A loader like this one over other items; weights belong to these items and stay behind."
@@ -130,13 +136,19 @@ class XrayDL(TfmdDL):
         return [i for batch in self.made for i in batch.tolist()]
 
     def create_batches(self, samps):
-        self.made, self.bad = [], []
+        self.made, self.bad, samps = [], [], list(samps)
         simple = all(isinstance(t, ToTensor) for t in self.after_item.fs) and not self.before_batch.fs
-        samps = list(samps)
-        if not self.prebatched and simple:
+        if self.ours and simple and not self.prebatched:
             return self._whole_batches(np.array(samps, np.int64))
-        self.made = list(self.chunkify(np.array(samps, np.int64))) if not self.prebatched else [np.array(samps)]
+        # Transforms of single items, or another DataBlock: fastai's way, image by image.
+        self.made = [np.array(chunk) for chunk in chunked(samps, self.bs or 1, self.drop_last)]
         return super().create_batches(samps)
+
+    @property
+    def ours(self) -> bool:
+        "Is a row image, region, study (and label), as `mura_dls` makes it?"
+        tls = getattr(self.dataset, "tls", ())
+        return len(tls) > 2 and any(isinstance(t, StudyCode) for t in tls[2].tfms.fs)
 
     def _whole_batches(self, order: np.ndarray) -> Iterator[tuple]:
         "Batches of bytes and of codes, on the device where the pixels lie there; nothing is touched item by item."
@@ -148,13 +160,15 @@ class XrayDL(TfmdDL):
             self.made = chunks
             batches = gather_batches(self.store, self.resident, [rows[c] for c in chunks], on)
         else:
-            batches = self._decoded(paths, chunks)
+            batches = self._decoded(paths, chunks, self.made, on.type == "cuda")
             batches = copied_ahead(batches, on) if on.type == "cuda" else batches
+        # The whole epoch's codes, in its order, travel once. A file that is left out takes its codes along.
+        made, at, ordered = self.made, {}, [c[torch.from_numpy(order[:n])].to(on) for c in columns]
         if self.skip_bad:
-            parts = ([c[self.made[i]].to(on) for c in columns] for i in range(len(chunks)))
-        else:  # the whole epoch's codes, in its order, travel once
-            ordered = [c[torch.from_numpy(order[:n])].to(on).split(self.bs) for c in columns]
-            parts = zip(*ordered, strict=True)
+            at = {row: i for i, row in enumerate(order[:n].tolist())}
+            parts = ([c[on_device([at[r] for r in made[i].tolist()], on)] for c in ordered] for i in range(len(chunks)))
+        else:
+            parts = zip(*(c.split(self.bs) for c in ordered), strict=True)
         for pixels, codes in zip(batches, parts, strict=False):
             yield (TensorXray(pixels), *(TensorCategory(c) for c in codes))
 
@@ -182,10 +196,10 @@ class XrayDL(TfmdDL):
             return ({column: v} for v in self.items[column])
         return iter(self.items)
 
-    def _decoded(self, paths: list[str], chunks: list) -> Iterator[torch.Tensor]:
+    def _decoded(self, paths: list[str], chunks: list, made: list, pinned: bool) -> Iterator[torch.Tensor]:
         "Batches decoded by threads. Unreadable files raise, or are left out and named."
         files = ([paths[i] for i in chunk] for chunk in chunks)
-        decoded = decode_batches(files, self.dataset.tls[0].tfms[-1].size, self.threads)
+        decoded = decode_batches(files, self.dataset.tls[0].tfms[-1].size, self.threads, pinned=pinned)
         for chunk, (pixels, errors) in zip(chunks, decoded, strict=True):
             bad = [e for e in errors if e is not None]
             if bad and not self.skip_bad:
@@ -195,10 +209,12 @@ class XrayDL(TfmdDL):
                 good = [i for i, e in enumerate(errors) if e is None]
                 chunk, pixels = chunk[good], pixels[good]
             if len(chunk):
-                self.made.append(chunk)
+                made.append(chunk)
                 yield pixels
 
     def _one_pass(self):
+        if not self.ours:
+            return super()._one_pass()
         # fastai would read a file to learn what a batch is made of. It is known here, and a run is also loaded where
         # its files are not.
         self._n_inp, self._types = 3, {tuple: [TensorXray, *[TensorCategory] * 3]}
@@ -221,6 +237,8 @@ class XrayDL(TfmdDL):
         **kwargs,
     ):
         "Show images with region, study and label."
+        if not self.ours:
+            return super().show_batch(b, max_n, ctxs, show, unique, figsize=figsize, **kwargs)
         if not show:
             return super().show_batch(b if b is not None else self.one_batch(), max_n=max_n, show=False)
         studies = None
@@ -238,6 +256,8 @@ class XrayDL(TfmdDL):
 
     def show_results(self, b, out, max_n: int = 9, ctxs=None, show: bool = True, figsize=None, **kwargs):
         "Show images with the true label above the predicted one, in red where they differ."
+        if not self.ours:
+            return super().show_results(b, out, max_n=max_n, ctxs=ctxs, show=show, figsize=figsize, **kwargs)
         out = out if isinstance(out, (tuple, list)) else (out,)
         _, _, samples = self._pre_show_batch(b, max_n=max_n)
         _, _, told = self._pre_show_batch((*b[: self.n_inp], *out), max_n=max_n)

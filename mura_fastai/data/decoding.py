@@ -17,6 +17,7 @@ def decode_batches(
     size: int,  # side of the padded square in pixels
     threads: int | None = None,  # that decode; the number of cores unless set
     depth: int = 2,  # batches decoded while one is in use
+    pinned: bool = False,  # into memory that a GPU reads by itself
 ) -> Iterator[tuple[torch.Tensor, list[BadImage | None]]]:  # pixels, uint8 n x 1 x size x size; faults
     "Batch after batch, in order, with each file's fault or None. The pixels of a file with a fault are undefined."
     threads = threads or defaults.cpus
@@ -27,7 +28,7 @@ def decode_batches(
 
     try:
         for paths in batches:
-            pixels = torch.empty((len(paths), size, size), dtype=torch.uint8)
+            pixels = torch.empty((len(paths), size, size), dtype=torch.uint8, pin_memory=pinned)
             # Several files a task: handing over each single one costs a tenth of the time.
             step = max(1, min(16, len(paths) // threads))
             parts = [slice(i, i + step) for i in range(0, len(paths), step)]

@@ -22,6 +22,7 @@ from .resident import place_pixels
 from .store import Store
 from .studies import LABEL_NAMES
 from ..errors import InputError
+from ..memory import keep_freed_memory
 
 # %% ../../nbs/11_data.loaders.ipynb #d3dc0700
 def XrayBlock(
@@ -107,6 +108,8 @@ def mura_dls(
             table, bs=bs, store=store, threads=num_workers, device=device, dl_kwargs=({"wgts": weights}, {}), **kwargs
         )
     rows = None if store is None else store.rows(table.path.tolist())
+    if dls.device.type == "cpu":
+        keep_freed_memory()
     held, dls.where = place_pixels(store, rows, dls.device, resident)
     for dl in dls.loaders:
         dl.resident = held

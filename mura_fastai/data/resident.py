@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -97,8 +97,23 @@ def gather_batches(
     if index is not None:  # the epoch's order travels once
         return (resident.gather(part) for part in index.split([len(b) for b in batches]))
     if device.type == "cuda":
-        return copied_ahead(ahead(partial(store.gather, rows) for rows in batches), device)
+        return copied_ahead(ahead(partial(_gather_pinned, store, rows) for rows in batches), device)
     return (store.gather(rows) for rows in batches)
+
+
+def _gather_pinned(store: Store, rows: np.ndarray) -> torch.Tensor:
+    "A batch in memory that a GPU reads by itself."
+    out = torch.empty((len(rows), 1, store.size, store.size), dtype=torch.uint8, pin_memory=True)
+    return store.gather(rows, out)
+
+
+def on_device(
+    index: list[int],
+    device: torch.device,  # where it is used
+) -> torch.Tensor:  # int64, on the device
+    "An index, brought to the device without waiting for it."
+    index = torch.tensor(index, dtype=torch.int64)
+    return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index.to(device)
 
 
 def ahead(
@@ -120,12 +135,18 @@ def ahead(
                 future.cancel()
 
 
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    "One for all passes: PyTorch keeps the memory of each stream apart."
+    return torch.cuda.Stream(device)
+
+
 def copied_ahead(
-    batches: Iterable[torch.Tensor],  # in the host's memory
+    batches: Iterable[torch.Tensor],  # in pinned memory of the host; PyTorch keeps it until a copy is done
     device: torch.device,  # a GPU
 ) -> Iterator[torch.Tensor]:  # on the GPU
     "Copy each batch to the GPU, on a stream of its own, while the one before is in use."
-    copies, waiting = torch.cuda.Stream(device), deque()
+    copies, waiting = _copy_stream(device), deque()
 
     def hand_over(batch: torch.Tensor, done: torch.cuda.Event) -> torch.Tensor:
         now = torch.cuda.current_stream(device)
@@ -135,8 +156,7 @@ def copied_ahead(
 
     for batch in batches:
         with torch.cuda.stream(copies):
-            # Pinned memory, which the GPU reads by itself; PyTorch keeps it for the next batch.
-            moved = batch.pin_memory().to(device, non_blocking=True)
+            moved = batch.to(device, non_blocking=True)
             done = torch.cuda.Event()
             done.record(copies)
         waiting.append((moved, done))

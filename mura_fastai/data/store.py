@@ -106,7 +106,7 @@ def build_store(
         if todo:
             _decode(path, index, todo, workers or (os.cpu_count() or 1) + 1, progress)
         write_skipped(path, index)
-    return Store(path)
+        return Store(path)  # before anybody else begins to add to it
 
 
 def store_folder(

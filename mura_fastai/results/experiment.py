@@ -13,7 +13,7 @@ from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.loose import input_images
 from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.sources import find_source, read_images
-from mura_fastai.data.store import auto_store
+from mura_fastai.data.store import auto_store, build_store, store_folder
 from mura_fastai.data.studies import SPLITS, finish_images
 from mura_fastai.errors import InputError
 from mura_fastai.files import replacing, write_text
@@ -122,7 +122,10 @@ def predictions_of(
             f"{images.path.isin(seen).sum()} of {len(images)} images were trained on; scores are too good",
             file=sys.stderr,
         )
-    preds = predict_images(load_run(run), images, max_bad=settings.get("max_bad", 0.05) if mine else 1.0)
+    # Where the run's images lie decoded already, they are taken as they are.
+    decoded = store_folder(own, settings["size"]) if data is None else None
+    store = build_store(images, decoded, settings["size"], wait=True) if decoded and decoded.exists() else None
+    preds = predict_images(load_run(run), images, max_bad=settings.get("max_bad", 0.05) if mine else 1.0, store=store)
     if mine:
         write_predictions(preds, kept)
     return preds

@@ -6,6 +6,7 @@ from fastai.learner import Learner
 
 from mura_fastai.data.pixels import limit_bad
 from mura_fastai.data.store import Store
+from mura_fastai.errors import InputError
 from mura_fastai.results.metrics import cross_entropy
 
 
@@ -24,23 +25,27 @@ def predict_images(
     answer as if half of all were abnormal, are taken back (`learn.get_preds` leaves them in). Unreadable files get no
     row and no probability: they are named in `attrs["skipped"]`.
     """
-    skipped, images = images.attrs.get("skipped", []), images.reset_index(drop=True)
+    skipped, total, images = images.attrs.get("skipped", []), len(images), images.reset_index(drop=True)
     bad, probs = [], torch.empty(0, dtype=torch.float64)
     if store is not None:
+        if store.size != learn.dls.size:
+            raise InputError(
+                f"{store.path}: a store of {store.size} px, not of {learn.dls.size}; build one of that size"
+            )
         reasons = {s["path"]: s["reason"] for s in store.skipped}
         bad = [{"path": p, "reason": reasons[p]} for p in images.path if p in reasons]
         images = images[~images.path.isin(list(reasons))].reset_index(drop=True)
     if len(images):
-        size = bs or learn.dls.bs
-        dl = learn.dls.test_dl(images, bs=size, store=store, resident=None, skip_bad=True, threads=num_workers)
+        bs = bs or learn.dls.bs
+        dl = learn.dls.test_dl(images, bs=bs, store=store, resident=None, skip_bad=True, threads=num_workers)
         probs = _probabilities(learn, dl)
         bad += dl.bad
-    limit_bad(bad, len(images) + len(bad), max_bad)
+    limit_bad(bad, total, max_bad)
     if len(images):
         images = images.iloc[dl.order].reset_index(drop=True)
     if len(images) and hasattr(learn.loss_func, "unweigh"):
         codes = learn.dls.vocab[0].o2i
-        probs = learn.loss_func.cpu().unweigh(probs, torch.tensor([codes[r] for r in images.region]))
+        probs = learn.loss_func.unweigh(probs, torch.tensor([codes[r] for r in images.region]))
     preds = images.assign(p_abnormal=probs.numpy())
     preds["loss"] = cross_entropy(preds.label, preds.p_abnormal)
     preds.attrs["skipped"] = [*skipped, *bad]

@@ -24,7 +24,6 @@ from torch import nn
 from ..data.augment import GREY_STATS, ScaleGrey
 from ..errors import InputError, TrainingError
 from ..models.backbones import create_net
-from .memory import keep_freed_memory
 from .optimizer import fused_adam
 from .precision import precision_cbs, resolve_precision
 from .recording import Arriving, DeviceRecorder
@@ -73,7 +72,8 @@ class RegionWeightedBCE(nn.Module):
         region: torch.Tensor,  # N coded regions
     ) -> torch.Tensor:  # N probabilities at the regions' own shares
         "Take the weights back: at the optimum they multiply the odds by |N_T| / |A_T|."
-        odds = self.weights[:, 0] / self.weights[:, 1]
+        region, weights = region.to(p.device), self.weights.to(p.device)
+        odds = weights[:, 0] / weights[:, 1]
         # A region trained on with one label has no odds of its own: those of all regions stand in.
         odds = torch.where((odds > 0) & odds.isfinite(), odds, odds[0])[region.reshape(-1)].to(p.dtype)
         return p * odds / (p * odds + 1 - p)
@@ -93,8 +93,10 @@ class RouteBatch(Callback):
     order = 8  # after whatever gathers inputs, so that `predict` finds all of them again
 
     def before_batch(self):
-        self.batch, self.learn.study = self.xb, self.xb[2] if len(self.xb) > 2 else None
-        self.learn.xb = self.xb[:2]
+        # Plain tensors: fastai's pass through Python at every operation.
+        self.batch = tuple(x.as_subclass(torch.Tensor) for x in self.xb)
+        self.learn.study = self.batch[2] if len(self.batch) > 2 else None
+        self.learn.xb, self.learn.yb = self.batch[:2], tuple(y.as_subclass(torch.Tensor) for y in self.yb)
 
     def after_pred(self):
         self.learn.xb = self.batch
@@ -175,7 +177,8 @@ class StopOnNaN(Callback):
         self.looked = len(losses)
         if not bad:
             return
-        paths = self.dl.batch_rows(bad[0]).path.tolist() if hasattr(self.dl, "batch_rows") else []
+        dl = getattr(self.dl, "dl", self.dl)  # fastai wraps a loader where several processes train
+        paths = dl.batch_rows(bad[0]).path.tolist() if hasattr(dl, "batch_rows") else []
         of = f" (images {paths[0]} and {len(paths) - 1} more)" if paths else ""
         raise TrainingError(
             f"the loss is not a number in epoch {self.epoch}, batch {bad[0]}{of}; "
@@ -233,8 +236,6 @@ def mura_learner(
     net = net.to(memory_format=torch.channels_last)
     if compile:
         net.compile()
-    if dls.device.type == "cpu":
-        keep_freed_memory()
     kwargs = dict(
         opt_func=fused_adam,
         loss_func=RegionWeightedBCE.from_images(dls.train.items, regions),

@@ -21,10 +21,12 @@ class FusedAdamW(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure=None):
         decays = [group["weight_decay"] for group in self.param_groups]
+        # Where losses are scaled: 1 for a step that overflowed and is left out, the decay with it.
+        skipped = getattr(self, "found_inf", 0)
         for group, decay in zip(self.param_groups, decays, strict=True):
             weights = [p for p in group["params"] if p.grad is not None and p.ndim > 1]
             if decay and weights:
-                torch._foreach_mul_(weights, 1 - group["lr"] * decay)
+                torch._foreach_mul_(weights, 1 - group["lr"] * decay * (1 - skipped))
             group["weight_decay"] = 0.0
         try:
             return super().step(closure)

@@ -11,37 +11,71 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 class Autocast(Callback):
     "Forward passes of training in 16 bits; validation and predictions stay in float32, since scores need the digits."
 
-    order, run_valid = -9, False  # after fastai's own bookkeeping, before anything looks at a prediction
+    order, run_valid = -9, False
 
     def __init__(
         self,
         dtype: torch.dtype,  # of the forward pass
     ):
-        self.dtype = dtype
+        self.dtype, self.context, self.hooks = dtype, None, []
 
-    def before_batch(self):
-        self.context = torch.autocast(self.dls.device.type, self.dtype)
-        self.context.__enter__()
+    def before_fit(self):
+        self.after_fit()
+        # Hooks, since they are called too where the forward pass fails: fastai's events are not, and all that follows
+        # in the session would be computed in 16 bits.
+        enter, leave = torch.compiler.disable(self._enter), torch.compiler.disable(self._leave)
+        self.hooks = [
+            self.model.register_forward_pre_hook(enter),
+            self.model.register_forward_hook(leave, always_call=True),
+        ]
+
+    def _enter(self, net, inputs):
+        if net.training:
+            self.context = torch.autocast(self.dls.device.type, self.dtype)
+            self.context.__enter__()
+
+    def _leave(self, net, inputs, output):
+        if self.context is not None:
+            self.context.__exit__(None, None, None)
+            self.context = None
 
     def after_pred(self):
-        self.context.__exit__(None, None, None)
         self.learn.pred = self.pred.float()
+
+    def after_fit(self):
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks = []
 
 
 class ScaleLoss(Callback):
-    """float16's small range: the loss is scaled up before it goes backward, and a step that overflowed is left out.
+    """float16's small range: the loss is scaled up before it goes backward, the gradients down before they are used.
 
-    As fastai's `MixedPrecision`, but the optimizer's own kernel looks whether to step, so that the device is never
-    asked and waited for. It needs a fused torch optimizer (`fused_adam`).
+    As fastai's `MixedPrecision`, but whether a step overflowed is decided by the optimizer's own kernel (`ScaledStep`),
+    so that the device is never asked and waited for.
     """
 
-    run_valid = False
+    order, run_valid = 7, False  # between fastai's accumulation and its clipping of gradients
 
     def before_fit(self):
-        self.scaler = torch.amp.GradScaler(self.dls.device.type)
+        if not getattr(getattr(self.opt, "opt", None), "_step_supports_amp_scaling", False):
+            raise InputError(
+                "float16 needs an optimizer that skips overflowing steps by itself: leave opt_func out (fused_adam), "
+                "or train in another precision (precision='fp32', --precision fp32)"
+            )
+        self.learn.scaler = torch.amp.GradScaler(self.dls.device.type)
 
     def before_backward(self):
         self.learn.loss_grad = self.scaler.scale(self.loss_grad)
+
+    def before_step(self):
+        self.scaler.unscale_(self.opt.opt)
+
+
+class ScaledStep(Callback):
+    "The step of `ScaleLoss`, after all that works on gradients."
+
+    order, run_valid = 100, False
 
     def before_step(self):
         self.scaler.step(self.opt.opt)
@@ -70,4 +104,6 @@ def precision_cbs(
     "The callbacks that train in this precision. bfloat16 has the range of float32, so its loss needs no scaling."
     if precision == "fp32":
         return []
-    return [Autocast(torch.bfloat16)] if precision == "bf16" else [Autocast(torch.float16), ScaleLoss()]
+    if precision == "bf16":
+        return [Autocast(torch.bfloat16)]
+    return [Autocast(torch.float16), ScaleLoss(), ScaledStep()]

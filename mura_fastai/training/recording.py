@@ -22,17 +22,17 @@ class Arriving:
     ):
         "Take a number of this batch."
         self.made.append(number.detach())
-        if not number.is_cuda:
-            self._move(None)
-        elif len(self.made) >= self.every:
-            self._move(torch.cuda.Event())
+        if not number.is_cuda or len(self.made) >= self.every:
+            self._move()
 
-    def _move(self, event):
+    def _move(self):
         "Start a copy of what was made; from a GPU it is asynchronous, and the event says when it is done."
-        host = torch.stack(self.made).to("cpu", non_blocking=event is not None)
-        self.made = []
-        if event is not None:
-            event.record()
+        made = torch.stack(self.made)
+        self.made, event = [], None
+        host = made.to("cpu", non_blocking=made.is_cuda)
+        if made.is_cuda:
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(made.device))
         self.under_way.append((event, host))
 
     def arrived(
@@ -41,7 +41,7 @@ class Arriving:
     ) -> list[float]:  # in the order they were made
         "All numbers that are here by now."
         if wait and self.made:
-            self._move(torch.cuda.Event() if self.made[0].is_cuda else None)
+            self._move()
         while self.under_way and (wait or self.under_way[0][0] is None or self.under_way[0][0].query()):
             event, host = self.under_way.pop(0)
             if event is not None:
@@ -86,9 +86,11 @@ class DeviceRecorder(Recorder):
         if self.training and self.losses:
             # A progress bar reads `smooth_loss` each batch: it gets the last one that has come.
             self.shown.put(self.losses[-1])
-            here = self.shown.arrived()
+            # The search for a learning rate stops by it, and should stop at the same place each time.
+            here = self.shown.arrived(wait=hasattr(self.learn, "lr_finder"))
             self.learn.smooth_loss = torch.tensor(here[-1] if here else torch.nan)
 
-    def after_fit(self):
+    def after_train(self):
         "The losses as fastai's plots want them: small tensors of the host."
+        super().after_train()
         self.losses = list(torch.tensor(self.shown.arrived(wait=True)).unbind())

@@ -92,10 +92,10 @@ def train_run(
         raise InputError(f"{epochs} epochs: nothing would be trained; ask for at least one (--epochs)")
     own, starts_trained = arch in OWN, arch not in OWN and bool(pretrained or weights)
     lr = lr or LEARNING_RATES["own" if own else "pretrained" if starts_trained else "scratch"]
-    if store is None:
+    if store is None or store is True:
         decoded = auto_store(images, size, stderr_bar("decoding images"))
     else:
-        decoded = Store(store) if store is not False else None
+        decoded = store if isinstance(store, Store) else Store(store) if store else None
     skipped = images.attrs.get("skipped", [])
     images, bad = usable_rows(images, decoded, max_bad, stderr_bar("checking images"))
     skipped = [*skipped, *bad]
@@ -108,7 +108,9 @@ def train_run(
     settings = dict(
         format=FORMAT, arch=arch, size=size, epochs=epochs, freeze_epochs=freeze_epochs if starts_trained else 0, bs=bs,
         lr=lr, seed=seed, pretrained=starts_trained, weights=str(weights) if weights else None,
-        allow_missing=allow_missing, precision=learn.precision, max_bad=max_bad,
+        allow_missing=allow_missing, precision=learn.precision, compile=compile,
+        store=str(decoded.path) if store not in (None, True, False) else store is not False, num_workers=num_workers,
+        max_bad=max_bad,
         data=_provenance(images, data), versions=versions(),
         commit=checkout()["commit"], device=str(dls.device),
     )  # fmt: skip
