@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import shutil
 import stat
 import sys
 import threading
@@ -297,7 +298,8 @@ def stderr_bar(
         if bar is None:
             from tqdm import tqdm
 
-            bar = tqdm(total=total, desc=what, unit=f" {what.split()[-1]}", file=sys.stderr, dynamic_ncols=True)
+            wide, high = shutil.get_terminal_size((90, 24))  # some terminals say 0, and tqdm would show nothing
+            bar = tqdm(total=total, desc=what, unit=f" {what.split()[-1]}", file=sys.stderr, ncols=wide, nrows=high)
         bar.update(done - bar.n)
         if done == total:
             bar.close()
