@@ -170,7 +170,7 @@ class XrayDL(TfmdDL):
         else:
             parts = zip(*(c.split(self.bs) for c in ordered), strict=True)
         for pixels, codes in zip(batches, parts, strict=False):
-            yield (TensorXray(pixels), *(TensorCategory(c) for c in codes))
+            yield (pixels.as_subclass(TensorXray), *(c.as_subclass(TensorCategory) for c in codes))
 
     def _columns(self) -> tuple[list[str], np.ndarray | None, list[torch.Tensor]]:
         "Paths, their rows in the store (None where it lacks one), and codes of region, study and label; found once."
