@@ -412,3 +412,17 @@ def test_a_store_made_before_is_taken_by_its_folder(root, images, tmp_path, monk
     assert (out / "weights" / "best.safetensors").exists()
     with pytest.raises(InputError, match="nowhere: not a whole store"):
         train_run(images, tmp_path / "other", store=tmp_path / "nowhere", size=48, epochs=1, bs=16)
+
+
+def test_training_decodes_each_file_of_mura_once(own_data, tmp_path, monkeypatch):
+    from mura_fastai.data import pixels
+
+    monkeypatch.setenv("MURA_CACHE", str(tmp_path / "cache"))
+    read, decode = [], pixels._decode
+    monkeypatch.setattr(pixels, "_decode", lambda p: read.append(str(p)) or decode(p))
+    bad = sorted(own_data.glob("train/*/*/*/image1.png"))[3]
+    bad.write_bytes(bad.read_bytes()[:200])
+    run, _ = train(own_data, tmp_path / "run", **QUICK)
+    table = read_table(run / "images.csv")
+    assert sorted(read) == sorted([*table.path, str(bad)])
+    assert pd.read_csv(run / "skipped.csv").path.tolist() == [str(bad)]

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +10,7 @@ import pandas as pd
 from ..errors import InputError
 from .fracatlas import fracatlas_images
 from .gather import Progress, checked, existing_folder, image_files, is_inside, leave_out, plain_name, two_labels
-from .pixels import inspect_images, limit_bad
+from .pixels import check_images, limit_bad
 from .studies import finish_images, mura_images, patient_split, refuse_leaks, tune_split
 from .tables import parse_labels, read_table
 
@@ -217,15 +218,16 @@ def find_source(
     )
 
 
-def _mura_checked(path, max_bad, tune_pct, seed, allow_leaks, progress) -> pd.DataFrame:
+def _mura_checked(path, max_bad, tune_pct, seed, allow_leaks, progress, check) -> pd.DataFrame:
     "MURA's table without the files that cannot be read. A study that loses some views keeps the rest."
     images = mura_images(path, tune_pct=tune_pct, seed=seed, allow_leaks=allow_leaks)
     skipped = list(images.attrs["skipped"])
     missing = [s for s in skipped if s["reason"] == "missing"]
-    found = inspect_images(images.path, progress=progress)
-    bad = found.loc[found.reason != "", ["path", "reason"]].to_dict("records")
+    found = check(images) if check else check_images(images.path, progress=progress)
+    named = set(images.path)
+    bad = [b for b in found if b["path"] in named]
     limit_bad(missing + bad, len(images) + len(missing), max_bad)
-    left = images[(found.reason == "").to_numpy()]
+    left = images[~images.path.isin({b["path"] for b in bad})]
     if left.empty:
         raise InputError(f"{path}: none of {len(images)} images can be read, such as {bad[0]['path']}; check the data")
     lost = images[~images.study.isin(left.study)].drop_duplicates("study")
@@ -243,6 +245,7 @@ def read_images(
     allow_leaks: bool = False,  # go on although a patient is in both train and valid
     progress: Progress = None,  # called with (done, all) while files are decoded, e.g. `pixels.stderr_bar("checking")`
     decode: bool = True,  # False opens none of MURA's files: its CSVs say all; the other sources need the pixels
+    check: Callable[[pd.DataFrame], list[dict]] | None = None,  # names MURA's bad files instead, as a store knows them
 ) -> pd.DataFrame:  # the images table, every file of it decoded once; `attrs["skipped"]` names the others
     "The one door to data: find the source, read its table, decode its files, leave out and name what cannot be used."
     if not 0 <= max_bad <= 1:
@@ -254,7 +257,7 @@ def read_images(
     if source == "mura" and not decode:
         return mura_images(path, tune_pct=tune_pct, seed=seed, allow_leaks=allow_leaks)
     if source == "mura":
-        return _mura_checked(path, allow_leaks=allow_leaks, **options)
+        return _mura_checked(path, allow_leaks=allow_leaks, check=check, **options)
     if source == "fracatlas":  # its patients are look-alike groups and it has no split of its own: nothing can leak
         return fracatlas_images(path, valid_pct=valid_pct, **options)
     read = folder_images if source == "folder" else csv_images

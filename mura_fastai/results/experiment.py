@@ -47,10 +47,17 @@ def read_data(
     max_bad: float = 0.05,  # share of unusable files that is left out without asking
     split_seed: int = 0,  # another seed, another split (of data without an official one)
     allow_leaks: bool = False,  # go on although a patient is in both train and valid
+    size: int | None = None,  # of the cache's store, which is about to be used: MURA's files are decoded into it once
 ) -> pd.DataFrame:  # the images table
     "The images table that the commands work on, with what was left out said on stderr."
-    bar = stderr_bar("checking images")
-    images = read_images(data, source, max_bad=max_bad, seed=split_seed, allow_leaks=allow_leaks, progress=bar)
+
+    def by_store(images: pd.DataFrame) -> list[dict]:
+        return auto_store(images, size, stderr_bar("decoding images")).skipped
+
+    images = read_images(
+        data, source, max_bad=max_bad, seed=split_seed, allow_leaks=allow_leaks,
+        progress=stderr_bar("checking images"), check=by_store if size else None,
+    )  # fmt: skip
     skipped = images.attrs["skipped"]
     if skipped:
         print(f"left out {len(skipped)} files, such as {_named(skipped[0])}", file=sys.stderr)
@@ -74,7 +81,8 @@ def train(
 ) -> tuple[Path, pd.DataFrame]:  # the run's folder; scores of its valid rows, indexed by region
     "`mura train`: read the data, train on train, choose on tune, score on valid; all of it kept in a run folder."
     source = source or find_source(data)
-    images = read_data(data, source, regions, max_bad, split_seed, allow_leaks)
+    size = settings.get("size", 320) if settings.get("store") in (None, True) else None
+    images = read_data(data, source, regions, max_bad, split_seed, allow_leaks, size)
     told = dict(path=str(Path(data).absolute()), source=source, split_seed=split_seed)
     out = train_run(images, out, max_bad=max_bad, data=told, **settings)
     return out, evaluate_run(out, ci=ci)
@@ -196,7 +204,7 @@ def find_lr(
     figure: str | Path | None = None,  # where to draw the curve; nowhere where not given
 ) -> float:  # the suggested highest learning rate
     "`mura lr-find`: fastai's search for a learning rate, its valley."
-    images = read_data(data, source, regions, max_bad, split_seed, allow_leaks)
+    images = read_data(data, source, regions, max_bad, split_seed, allow_leaks, size)
     set_seed(seed, reproducible=True)
     # The same store that `train` takes: what is decoded here is decoded for it too.
     store = auto_store(images, size, stderr_bar("decoding images"))
