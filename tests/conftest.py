@@ -1,5 +1,7 @@
 """What all tests share: a cache folder of their own, and one small phantom."""
 
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,22 @@ def run(root, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("runs") / "first"
     return train(root, out, size=48, epochs=1, bs=16, num_workers=1)[0]
+
+
+@pytest.fixture
+def mura(monkeypatch, capsys):
+    "Call the command inside this process: exit code, stdout, stderr."
+    from mura_fastai import cli
+
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mura", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as e:
+            cli.main()
+        told = capsys.readouterr()
+        return e.value.code or 0, told.out, told.err
+
+    yield call
+    signal.signal(signal.SIGTERM, before)

@@ -26,23 +26,6 @@ COMMANDS = {c.name or c.callback.__name__: c.callback for c in cli.app.registere
 HEAVY = {"torch", "fastai", "timm", "pandas", "numpy", "matplotlib", "sklearn", "PIL"}
 
 
-@pytest.fixture
-def mura(monkeypatch, capsys):
-    "Call the command inside this process: exit code, stdout, stderr."
-    before = signal.getsignal(signal.SIGTERM)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mura", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as e:
-            cli.main()
-        told = capsys.readouterr()
-        return e.value.code or 0, told.out, told.err
-
-    yield call
-    signal.signal(signal.SIGTERM, before)
-
-
 # ---------------------------------------------------------------- help
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ import pandas as pd
 import pytest
 import torch
 
-from mura_fastai import cli
 from mura_fastai.data import store as module
 from mura_fastai.data import store_files
 from mura_fastai.data.pixels import pad_square, read_grey, stderr_bar
@@ -551,25 +551,14 @@ def test_progress_tells_count_rate_and_time_left(monkeypatch):
 
 
 @pytest.fixture
-def mura(monkeypatch, capsys, tmp_path):
-    "Call `mura prepare` inside this process, with a cache of its own: exit code, stdout, stderr."
-    before = signal.getsignal(signal.SIGTERM)
+def prepare(mura, monkeypatch, tmp_path):
+    "Call `mura prepare` with a cache of its own: exit code, stdout, stderr."
     monkeypatch.setenv("MURA_CACHE", str(tmp_path / "cache"))
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mura", "prepare", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as e:
-            cli.main()
-        told = capsys.readouterr()
-        return e.value.code or 0, told.out, told.err
-
-    yield call
-    signal.signal(signal.SIGTERM, before)
+    return partial(mura, "prepare")
 
 
-def test_prepare_makes_the_store_that_train_takes(mura, root, images, decoded):
-    code, out, err = mura(root, "--size", SIZE)
+def test_prepare_makes_the_store_that_train_takes(prepare, root, images, decoded):
+    code, out, err = prepare(root, "--size", SIZE)
     assert (code, err) == (0, "") and f"{len(images)} images of {SIZE} px" in out and "images a second" in out
     assert f"mura train {root} --size {SIZE}" in out and len(decoded) == len(images)
     decoded.clear()
@@ -577,43 +566,43 @@ def test_prepare_makes_the_store_that_train_takes(mura, root, images, decoded):
     assert decoded == []
 
 
-def test_prepare_elsewhere_says_how_to_use_it(mura, root, images, tmp_path):
-    code, out, _ = mura(root, "--size", SIZE, "-o", tmp_path / "own", "--workers", 1)
+def test_prepare_elsewhere_says_how_to_use_it(prepare, root, images, tmp_path):
+    code, out, _ = prepare(root, "--size", SIZE, "-o", tmp_path / "own", "--workers", 1)
     assert code == 0 and f"--size {SIZE} --store {tmp_path / 'own'}" in out
     assert_whole(Store(tmp_path / "own"), images.path)
     assert not (tmp_path / "cache" / "stores").exists()
 
 
-def test_prepare_is_one_json_document(mura, root, images, tmp_path):
-    code, out, _ = mura(root, "--size", SIZE, "-o", tmp_path / "own", "--json")
+def test_prepare_is_one_json_document(prepare, root, images, tmp_path):
+    code, out, _ = prepare(root, "--size", SIZE, "-o", tmp_path / "own", "--json")
     told = json.loads(out)
     assert code == 0 and told["store"] == str(tmp_path / "own") and told["size"] == SIZE and told["skipped"] == []
     assert told["images"] == told["decoded"] == len(images) and told["bytes"] >= len(images) * SIZE**2
     assert told["images_per_second"] == pytest.approx(len(images) / told["seconds"])
-    again = json.loads(mura(root, "--size", SIZE, "-o", tmp_path / "own", "--json")[1])
+    again = json.loads(prepare(root, "--size", SIZE, "-o", tmp_path / "own", "--json")[1])
     assert (again["decoded"], again["images_per_second"]) == (0, None)
 
 
-def test_prepare_names_bad_files_and_stops_above_the_share_with_nothing_decoded_twice(mura, root, tmp_path, decoded):
+def test_prepare_names_bad_files_and_stops_above_the_share_with_nothing_decoded_twice(prepare, root, tmp_path, decoded):
     shutil.copytree(root, tmp_path / "MURA")
     bad = sorted((tmp_path / "MURA").rglob("*.png"))[:2]
     bad[0].write_bytes(b"")
     bad[1].write_bytes(b"<html>")
-    code, out, err = mura(tmp_path / "MURA", "--size", SIZE, "--max-bad", 0)
+    code, out, err = prepare(tmp_path / "MURA", "--size", SIZE, "--max-bad", 0)
     assert (code, out) == (2, "") and err.startswith("mura: 2 of ") and err.count("\n") == 1
     decoded.clear()
-    code, out, _ = mura(tmp_path / "MURA", "--size", SIZE)
+    code, out, _ = prepare(tmp_path / "MURA", "--size", SIZE)
     assert code == 0 and decoded == []
     assert f"left out, empty (0 bytes): 1, such as {bad[0]}" in out and "HTML" in out
-    told = json.loads(mura(tmp_path / "MURA", "--size", SIZE, "--json")[1])
+    told = json.loads(prepare(tmp_path / "MURA", "--size", SIZE, "--json")[1])
     assert [s["path"] for s in told["skipped"]] == [str(b) for b in bad]
 
 
-def test_prepare_counts_the_bad_files_of_its_own_table_alone(mura, root, table, tmp_path):
+def test_prepare_counts_the_bad_files_of_its_own_table_alone(prepare, root, table, tmp_path):
     for path in table.path:
         Path(path).write_bytes(b"")
     assert len(build_store(table, tmp_path / "own", SIZE).skipped) == N
-    told = json.loads(mura(root, "--size", SIZE, "-o", tmp_path / "own", "--json")[1])
+    told = json.loads(prepare(root, "--size", SIZE, "-o", tmp_path / "own", "--json")[1])
     assert told["skipped"] == []
 
 
@@ -627,7 +616,7 @@ def test_prepare_counts_the_bad_files_of_its_own_table_alone(mura, root, table, 
         (["ROOT", "--size", 8], "--size"),
     ],
 )
-def test_prepare_with_wrong_input_is_code_2(mura, root, tmp_path, arguments, message):
+def test_prepare_with_wrong_input_is_code_2(prepare, root, tmp_path, arguments, message):
     (tmp_path / "file").write_text("")
-    code, out, err = mura(*[{"ROOT": root, "FILE": tmp_path / "file"}.get(a, a) for a in arguments])
+    code, out, err = prepare(*[{"ROOT": root, "FILE": tmp_path / "file"}.get(a, a) for a in arguments])
     assert (code, out) == (2, "") and message in err and "Traceback" not in err
