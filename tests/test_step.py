@@ -141,14 +141,15 @@ def test_accumulation_and_clipping_of_gradients_work_in_every_precision(images, 
 
     def watched(*args, **kwargs):
         grads = [p.grad for p in learn.model.parameters() if p.grad is not None]
-        norms.append(float(torch.stack([g.norm() for g in grads]).norm()))
+        scale = getattr(learn.opt.opt, "grad_scale", None)  # what the kernel has yet to divide by
+        norms.append(float(torch.stack([g.norm() for g in grads]).norm()) / float(1 if scale is None else scale))
         steps.append(learn.iter)
         return step(*args, **kwargs)
 
     learn.opt.opt.step = watched
     quietly(learn, "fit", 1, 1e-3, cbs=[GradientAccumulation(2 * BS), GradientClip(0.01)])
     assert steps == [i for i in range(len(learn.dls.train)) if i % 2 == 1]
-    assert max(norms) <= 0.0101
+    assert 0.0099 < max(norms) < 0.0101
 
 
 def test_half_precision_with_an_optimizer_that_cannot_skip_is_refused(images):
