@@ -5,14 +5,26 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score
+from scipy.special import expit, logit
+from scipy.stats import bootstrap, norm, t
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    cohen_kappa_score,
+    confusion_matrix,
+    f1_score,
+    roc_auc_score,
+)
+from statsmodels.api import OLS
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.proportion import proportion_confint
 
 from mura_fastai.errors import InputError
-from mura_fastai.results.intervals import auroc, auroc_variance, bootstrap_weights, confusion, kappa, kappa_variance
+from mura_fastai.results.intervals import auroc_variance, bootstrap_weights, influence, kappa_variance, placements
+from mura_fastai.results.measures import METRICS, auroc, average_precision, confusion, cross_entropy, kappa
 from mura_fastai.results.metrics import (
-    cross_entropy,
+    always_normal,
     format_scores,
     region_baseline,
     score,
@@ -46,15 +58,23 @@ def preds():
 # ---------------------------------------------------------------- images to studies
 
 
-def test_studies_are_the_mean_or_maximum_over_views_in_order_of_first_appearance(preds):
+def test_studies_are_pooled_over_views_in_order_of_first_appearance(preds):
     shuffled = preds.sample(frac=1, random_state=1)
-    for pool in ("mean", "max"):
+    for pool, rule in {"mean": "mean", "max": "max", "noisy-or": lambda p: 1 - np.prod(1 - p)}.items():
         studies = to_studies(shuffled, pool)
-        expected = shuffled.groupby("study", sort=False)["p_abnormal"].agg(pool)
+        expected = shuffled.groupby("study", sort=False)["p_abnormal"].agg(rule)
         assert list(studies.columns) == ["study", "split", "region", "patient", "n_views", "label", "p_abnormal"]
         assert list(studies["study"]) == list(expected.index)
         np.testing.assert_allclose(studies["p_abnormal"], expected)
         assert list(studies["n_views"]) == list(shuffled.groupby("study", sort=False).size())
+
+
+def test_studies_that_lack_views_are_flagged_and_named_with_their_scores(preds):
+    lost = preds["study"].unique()[3]
+    flagged = preds.assign(n_unreadable=(preds["study"] == lost) * 2)
+    studies = to_studies(flagged).set_index("study")
+    assert studies["n_unreadable"].sum() == studies.loc[lost, "n_unreadable"] == 2
+    assert score(flagged, ci=None).attrs["incomplete"] == [lost] and "incomplete" not in score(preds, ci=None).attrs
 
 
 def test_missing_labels_stay_missing_and_are_not_scored(preds):
@@ -111,14 +131,16 @@ def test_scores_agree_with_scikit_learn_in_every_region(preds):
         t = studies if name == "overall" else studies[studies["region"] == name]
         y, p = t["label"].to_numpy(int), t["p_abnormal"].to_numpy()
         (tn, fp), (fn, tp) = confusion_matrix(y, p > 0.45)
-        expected = [
-            cohen_kappa_score(y, p > 0.45),
-            roc_auc_score(y, p),
-            tp / (tp + fn),
-            tn / (tn + fp),
-            (tp + tn) / len(y),
-        ]
-        np.testing.assert_allclose(row[["kappa", "auroc", "sensitivity", "specificity", "accuracy"]], expected)
+        share, said = calibration_curve(y, p, n_bins=10)
+        sizes = pd.cut(pd.Series(p), np.linspace(0, 1, 11), include_lowest=True).value_counts(sort=False).to_numpy()
+        expected = dict(
+            kappa=cohen_kappa_score(y, p > 0.45), auroc=roc_auc_score(y, p),
+            average_precision=average_precision_score(y, p), accuracy=(tp + tn) / len(y), sensitivity=tp / (tp + fn),
+            specificity=tn / (tn + fp), f1=f1_score(y, p > 0.45), brier=brier_score_loss(y, p),
+            ece=np.abs(share - said) @ sizes[sizes > 0] / len(y),
+        )  # fmt: skip
+        assert set(expected) == set(METRICS)
+        np.testing.assert_allclose(row[list(expected)].astype(float), list(expected.values()))
         assert (row["n"], row["n_abnormal"]) == (len(y), y.sum())
     assert list(scores.index) == ["XR_ELBOW", "XR_HAND", "XR_WRIST", "overall", "macro"]
     np.testing.assert_allclose(scores.loc["macro", "kappa"], scores["kappa"].iloc[:3].mean())
@@ -128,6 +150,7 @@ def test_weighted_scores_agree_with_scikit_learn_and_with_repeated_rows():
     rng = np.random.default_rng(0)
     y, p, w = rng.integers(0, 2, 80), rng.random(80).round(1), rng.integers(0, 4, (5, 80))
     np.testing.assert_allclose(auroc(y, p, w), [roc_auc_score(y, p, sample_weight=o) for o in w])
+    np.testing.assert_allclose(average_precision(y, p, w), [average_precision_score(y, p, sample_weight=o) for o in w])
     np.testing.assert_allclose(kappa(y, p > 0.5, w), [cohen_kappa_score(y, p > 0.5, sample_weight=o) for o in w])
     np.testing.assert_allclose(auroc(y, p, w[0]), auroc(y.repeat(w[0]), p.repeat(w[0])))
     np.testing.assert_array_equal(confusion(y, p > 0.5), confusion_matrix(y, p > 0.5))
@@ -185,20 +208,59 @@ def test_a_region_with_one_study_and_a_set_with_one_class_are_scored(preds, ci):
 
 
 def test_bootstrap_agrees_with_a_slow_loop_over_the_same_draws():
+    "BCa as the textbook has it: scikit-learn's scores of repeated rows, each patient left out once for the skew."
     preds = predictions(60, seed=3, regions=("XR_HAND", "XR_WRIST"), patients=25)
-    scores = score(preds, n_boot=60, seed=5)
+    scores = score(preds, n_boot=200, seed=5)
     studies = to_studies(preds).sort_values("study", ignore_index=True)
-    draws = {name: [] for name in ("XR_HAND", "XR_WRIST", "overall", "macro")}
-    for w in np.concatenate(list(bootstrap_weights(studies["patient"], 60, seed=5))):
-        again = studies.loc[studies.index.repeat(w.astype(int))]
-        for name, t in (*again.groupby("region"), ("overall", again)):
-            y, p = t["label"].to_numpy(int), t["p_abnormal"].to_numpy()
-            draws[name].append([cohen_kappa_score(y, p > 0.5), roc_auc_score(y, p), (p > 0.5)[y == 1].mean()])
-        draws["macro"].append(np.mean([draws["XR_HAND"][-1], draws["XR_WRIST"][-1]], 0))
-    for name, values in draws.items():
-        for m, metric in enumerate(("kappa", "auroc", "sensitivity")):
-            expected = np.percentile([v[m] for v in values], [2.5, 97.5])
-            np.testing.assert_allclose(scores.loc[name, [f"{metric}_lo", f"{metric}_hi"]].astype(float), expected)
+
+    def slow(rows):
+        y, p = rows["label"].to_numpy(int), rows["p_abnormal"].to_numpy()
+        return [cohen_kappa_score(y, p > 0.5), roc_auc_score(y, p), average_precision_score(y, p)]
+
+    weights = np.concatenate(list(bootstrap_weights(studies["patient"], 200, seed=5)))
+    for name in ("XR_HAND", "XR_WRIST", "overall"):
+        mine = studies if name == "overall" else studies[studies["region"] == name]
+        draws = np.array([slow(mine.loc[mine.index.repeat(w[mine.index].astype(int))]) for w in weights])
+        without = np.array([slow(mine[mine["patient"] != p]) for p in mine["patient"].unique()])
+        n = mine["patient"].nunique()
+        reach = t.ppf(0.975, n - 1) * np.sqrt(n / (n - 1))
+        for m, metric in enumerate(("kappa", "auroc", "average_precision")):
+            point, pull = slow(mine)[m], without[:, m].mean() - without[:, m]
+            bias = norm.ppf(((draws[:, m] < point).mean() + (draws[:, m] <= point).mean()) / 2)
+            skew = (pull**3).sum() / (6 * (pull**2).sum() ** 1.5)
+            shares = [norm.cdf(bias + (bias + z) / (1 - skew * (bias + z))) for z in (-reach, reach)]
+            found = scores.loc[name, [f"{metric}_lo", f"{metric}_hi"]].astype(float)
+            # the pull of a patient is taken at its limit here and by leaving out there: not quite the same
+            np.testing.assert_allclose(found, np.quantile(draws[:, m], shares), atol=0.02)
+
+
+def test_bootstrap_agrees_with_scipy_on_patients(preds):
+    studies = to_studies(preds)
+    members = [g.index.to_numpy() for _, g in studies.groupby("patient")]
+    y, p = studies["label"].to_numpy(int), studies["p_abnormal"].to_numpy()
+
+    def statistic(patients):
+        rows = np.concatenate([members[int(i)] for i in patients])
+        return roc_auc_score(y[rows], p[rows])
+
+    n = len(members)
+    level = 2 * norm.cdf(t.ppf(0.975, n - 1) * np.sqrt(n / (n - 1))) - 1  # the widening for few patients
+    theirs = bootstrap(
+        (np.arange(n),), statistic, n_resamples=1500, vectorized=False, confidence_level=level, rng=0
+    ).confidence_interval
+    row = score(preds).loc["overall"]
+    np.testing.assert_allclose([row["auroc_lo"], row["auroc_hi"]], [theirs.low, theirs.high], atol=0.012)
+
+
+def test_a_perfect_score_gets_no_interval_of_no_width(preds):
+    right = preds.assign(p_abnormal=preds["label"].astype(float))
+    for ci in ("bootstrap", "asymptotic"):
+        row = score(right, ci=ci).loc["overall"]
+        assert row["kappa"] == row["auroc"] == row["sensitivity"] == 1
+        assert np.isnan([row["kappa_lo"], row["auroc_hi"], row["f1_lo"]]).all()
+        n = to_studies(right).query("label == 1")["patient"].nunique()
+        lo, hi = proportion_confint(n, n, method="wilson")
+        assert row["sensitivity_lo"] == pytest.approx(lo) and row["sensitivity_hi"] == pytest.approx(hi)
 
 
 def test_bootstrap_draws_patients_as_often_as_there_are_and_whole():
@@ -235,19 +297,46 @@ def test_the_seed_moves_the_interval_only(preds):
 
 
 def test_asymptotic_intervals_agree_with_statsmodels_and_the_definition_of_delong(preds):
-    studies = to_studies(preds)
+    strangers = preds.assign(patient=preds["study"])
+    studies = to_studies(strangers)
     y, p = studies["label"].to_numpy(int), studies["p_abnormal"].to_numpy()
-    row, cm = score(preds, ci="asymptotic").loc["overall"], confusion_matrix(y, p > 0.5)
+    row, cm = score(strangers, ci="asymptotic").loc["overall"], confusion_matrix(y, p > 0.5)
     theirs = cohens_kappa(cm)
-    np.testing.assert_allclose([row["kappa_lo"], row["kappa_hi"]], [theirs.kappa_low, theirs.kappa_upp])
-    wilson = proportion_confint(cm[1, 1], cm[1].sum(), method="wilson")
-    np.testing.assert_allclose([row["sensitivity_lo"], row["sensitivity_hi"]], wilson)
+    np.testing.assert_allclose([row["kappa_lo"], row["kappa_hi"]], [theirs.kappa_low, theirs.kappa_upp], atol=1e-5)
+    for name, truths in {"sensitivity": (1,), "specificity": (0,), "accuracy": (0, 1)}.items():
+        hits, n = sum(cm[c, c] for c in truths), sum(cm[c].sum() for c in truths)
+        wilson = proportion_confint(hits, n, method="wilson")
+        np.testing.assert_allclose([row[f"{name}_lo"], row[f"{name}_hi"]], wilson, atol=1e-5)
     # DeLong by its definition: how often each abnormal study beats the normal ones, and the other way round
     wins = (p[y == 1][:, None] > p[y == 0]) + 0.5 * (p[y == 1][:, None] == p[y == 0])
     by_rows, by_columns = wins.mean(1), wins.mean(0)
     variance = by_rows.var(ddof=1) / len(by_rows) + by_columns.var(ddof=1) / len(by_columns)
     np.testing.assert_allclose(auroc_variance(y, p), variance)
-    np.testing.assert_allclose(row["auroc_hi"] - row["auroc"], 1.959964 * np.sqrt(variance), rtol=1e-6)
+    np.testing.assert_allclose(placements(y, p)[y == 1], by_rows)
+    a = row["auroc"]
+    ends = expit(logit(a) + np.array([-1, 1]) * 1.959964 * np.sqrt(variance) / (a * (1 - a)))
+    np.testing.assert_allclose([row["auroc_lo"], row["auroc_hi"]], ends, rtol=1e-6)
+    brier = (p - y) ** 2
+    half = 1.959964 * brier.std() / np.sqrt(len(y))
+    np.testing.assert_allclose(row["brier_hi"] - row["brier"], half, rtol=1e-3)
+
+
+def test_formulas_take_the_studies_of_a_patient_together():
+    "Sums over patients, as statsmodels has them for clusters: here of accuracy, which is a mean."
+    preds = predictions(150, seed=8, patients=40)
+    studies = to_studies(preds).sort_values("study", ignore_index=True)
+    y, p, patient = studies["label"].to_numpy(int), studies["p_abnormal"].to_numpy(), studies["patient"].to_numpy()
+    right = ((p > 0.5) == y).astype(float)
+    fit = OLS(right, np.ones(len(y))).fit(
+        cov_type="cluster", cov_kwds={"groups": pd.factorize(patient)[0], "use_correction": False}
+    )
+    everything = {"all": np.arange(len(y)), "overall": np.arange(len(y))}
+    pull = influence(y, p, p > 0.5, everything, patient)[:, 0]
+    np.testing.assert_allclose((pull[:, METRICS.index("accuracy")] ** 2).sum(), fit.bse[0] ** 2, rtol=1e-4)
+    # the same studies twice under the same patients tell nothing new, under new ones they halve the variance
+    twice = np.concatenate([patient, patient])
+    whole = auroc_variance(y, p, patient)
+    np.testing.assert_allclose(auroc_variance(np.tile(y, 2), np.tile(p, 2), twice), whole, rtol=1e-9)
 
 
 def test_official_interval_is_the_published_mistake(preds):
@@ -256,12 +345,13 @@ def test_official_interval_is_the_published_mistake(preds):
     assert _kappa(cm) == pytest.approx(0.70, abs=0.01)
     assert 1.96 * kappa_variance(cm) == pytest.approx(0.005, abs=0.0005)
     assert 1.96 * np.sqrt(kappa_variance(cm)) == pytest.approx(0.098, abs=0.003)
+    preds = preds.assign(patient=preds["study"])
     official, sound = score(preds, ci="official"), score(preds, ci="asymptotic")
     half = sound.loc["overall", "kappa_hi"] - sound.loc["overall", "kappa"]
     assert official.loc["overall", "kappa_hi"] - official.loc["overall", "kappa"] == pytest.approx(
         half**2 / 1.96, rel=1e-3
     )
-    assert "auroc_lo" not in official
+    assert "auroc_lo" not in official and "1.96 x the variance" in format_scores(official)
 
 
 def _kappa(cm):
@@ -292,6 +382,13 @@ def test_region_baseline_cannot_rank_inside_a_region(preds):
     assert (scores["auroc"].iloc[:3] == 0.5).all() and (scores["kappa"].iloc[:3] == 0).all()
 
 
+def test_always_normal_has_the_accuracy_of_the_majority_and_nothing_else(preds):
+    row = score(always_normal(preds), ci=None).loc["overall"]
+    share = to_studies(preds)["label"].mean()
+    assert row["accuracy"] == pytest.approx(1 - share) and row["average_precision"] == pytest.approx(share)
+    assert row["kappa"] == row["sensitivity"] == row["f1"] == 0 and row["auroc"] == 0.5 and row["brier"] == share
+
+
 def test_cross_entropy_is_finite_at_the_ends_and_missing_without_a_label():
     loss = cross_entropy(pd.array([1, 0, None], dtype="Int64"), [0.0, 0.5, 0.5])
     assert loss[0] == pytest.approx(-np.log(1e-7)) and loss[1] == pytest.approx(np.log(2)) and np.isnan(loss[2])
@@ -304,3 +401,5 @@ def test_the_printed_table_fits_a_terminal_and_says_what_it_is(preds):
     overall = score(preds).loc["overall"]
     assert f"{overall['kappa']:.3f}"[1:] in text
     assert "[" not in format_scores(score(preds, ci=None))
+    assert "average precision" in text and "calibration error" in text
+    assert "Brier" not in format_scores(score(preds), others=False)

@@ -17,8 +17,9 @@ from fastcore.basics import patch
 
 from ..data.studies import LABEL_NAMES
 from ..errors import InputError
-from .intervals import auroc, confusion, kappa
-from .metrics import cross_entropy, format_scores, score, to_studies
+from .calibrate import Decision
+from .measures import auroc, confusion, cross_entropy, kappa
+from .metrics import format_scores, score
 from .pictures import COLOURS, NOT_TO_SHARE, VERDICTS, draw_confusion, draw_picture, plain_text
 from .predict import predict_images
 
@@ -27,8 +28,9 @@ LEVELS = {"image": "images", "study": "studies"}
 
 
 class MuraInterpretation(Interpretation):
-    """What a model gets wrong: `preds` (a row an image) and `studies` (a row a study), both with `loss`.
+    """What a model gets wrong: `preds` (a row an image), `studies` (a row a study), both with `loss` and `predicted`.
 
+    A run's decision calibrates the probabilities and says what counts as abnormal, of studies and of single images.
     Every plot is a matplotlib Figure of its own and is returned. InputError: whatever `to_studies` refuses."""
 
     def __init__(
@@ -38,10 +40,13 @@ class MuraInterpretation(Interpretation):
         pool: str = "mean",  # how views become a study, see `to_studies`
         learn=None,  # the Learner that predicted, where there is one
         dl=None,  # the DataLoader of the rows, where there is one
+        decision: Decision | None = None,  # what a run keeps, instead of threshold and pool
     ):
-        self.threshold, self.pool = threshold, pool
-        self.studies = self._finish(to_studies(preds, pool))  # first: it checks the table
-        self.preds = self._finish(preds)
+        self.decision = Decision(threshold, pool=pool) if decision is None else decision
+        self.threshold, self.pool, self.given = self.decision.threshold, self.decision.pool, preds
+        studies = self.decision.apply(preds)  # first: it checks the table
+        self.studies = self._finish(studies.rename(columns={"abnormal": "predicted"}))
+        self.preds = self._finish(self._decide_images(preds))
         super().__init__(learn, dl, torch.tensor(self.preds["loss"].to_numpy(float)))
 
     @classmethod
@@ -50,19 +55,25 @@ class MuraInterpretation(Interpretation):
         learn,  # a Learner over `mura_dls`
         ds_idx: int = 1,  # 1 for `dls.valid`, which is the split tune
         dl=None,  # another DataLoader of the same kind, instead of `ds_idx`
-        **kwargs,  # threshold and pool
+        **kwargs,  # threshold and pool, or decision
     ):
         "Predict the rows of a DataLoader. For the valid rows: `MuraInterpretation(predict_images(learn, images))`."
         dl = learn.dls.loaders[ds_idx] if dl is None else dl
         return cls(predict_images(learn, dl.items), learn=learn, dl=dl, **kwargs)
 
+    def _decide_images(self, table):
+        "Each image as if it were a study of its own."
+        region = table["region"] if "region" in table else pd.Series("unknown", table.index)
+        p = self.decision.calibrated(pd.to_numeric(table["p_abnormal"]), region)
+        return table.assign(p_abnormal=p, predicted=(p > self.decision.thresholds(region)).astype("int64"))
+
     def _finish(self, table):
-        "Add loss and predicted; the rows keep their order, their index becomes 0, 1, 2, ..."
+        "Add loss; the rows keep their order, their index becomes 0, 1, 2, ..."
         label = table["label"] if "label" in table else pd.Series(pd.NA, table.index)
         region = table["region"].fillna("unknown").astype(str) if "region" in table else "unknown"
         p = pd.to_numeric(table["p_abnormal"])
         added = dict(region=region, label=label.astype("Int64"), p_abnormal=p, loss=cross_entropy(label, p))
-        return table.assign(**added, predicted=(p > self.threshold).astype(int)).reset_index(drop=True)
+        return table.assign(**added).reset_index(drop=True)
 
     def _table(self, level, region=None):
         "The labelled rows of a level and region."
@@ -88,7 +99,8 @@ class MuraInterpretation(Interpretation):
         **kwargs,  # of `score`, such as ci
     ) -> pd.DataFrame:
         "The region table, see `score`."
-        return score(self.preds, **dict(threshold=self.threshold, pool=self.pool) | kwargs)
+        how = {} if kwargs.keys() & {"threshold", "pool"} else {"decision": self.decision}
+        return score(self.given, **how | kwargs)
 
     def print_classification_report(self):
         "Print the region table with its intervals."
@@ -102,7 +114,11 @@ class MuraInterpretation(Interpretation):
     ) -> np.ndarray:  # 2 x 2 counts: rows are the truth (normal, abnormal), columns the prediction
         "Truth against prediction, as counts."
         table = self._table(level, region)
-        return confusion(table["label"], table["p_abnormal"] > (self.threshold if threshold is None else threshold))
+        return confusion(table["label"], table["predicted"] if threshold is None else table["p_abnormal"] > threshold)
+
+    def _at(self):
+        "The threshold in words."
+        return "thresholds by region" if self.decision.regions else f"threshold {self.threshold:.3g}"
 
     def most_confused(
         self,
@@ -140,7 +156,7 @@ def plot_confusion_matrix(
         cm = self.confusion_matrix(level)
         fig, ax = plt.subplots(figsize=(5, 5.2), layout="constrained")
         found, alarms = (f"{cm[i, 1]} of {cm[i].sum()}" for i in (1, 0))
-        title = f"{cm.sum():,} {things}, threshold {self.threshold:g}\nabnormal found: {found}, false alarms: {alarms}"
+        title = f"{cm.sum():,} {things}, {self._at()}\nabnormal found: {found}, false alarms: {alarms}"
         draw_confusion(ax, cm, title, normalize)
         ax.set_xlabel("predicted", fontsize=11)
         ax.set_ylabel("true", fontsize=11)
@@ -187,7 +203,7 @@ def plot_roc(
         ax.plot(*share, label=f"{plain_text(name or 'all regions', 20)}: AUROC {area:.2f}, n = {len(p):,}", **look)
     cm = self.confusion_matrix(level)
     if cm.sum(1).all():
-        at = f"threshold {self.threshold:g}"
+        at = self._at()
         ax.plot(
             cm[0, 1] / cm[0].sum(), cm[1, 1] / cm[1].sum(), "o", ms=9, color="black", mfc="white", zorder=4, label=at
         )

@@ -18,7 +18,7 @@ from mura_fastai.data.studies import LABEL_NAMES, mura_images, summarize
 from mura_fastai.errors import InputError
 from mura_fastai.results.experiment import interpret_run, train
 from mura_fastai.results.interpret import MuraInterpretation
-from mura_fastai.results.intervals import auroc
+from mura_fastai.results.measures import auroc
 from mura_fastai.results.pictures import COLOURS, VERDICTS, draw_confusion, draw_picture
 
 ARCHS = ("mura_cnn", "resnet10t")  # both from random weights: the demo needs no network
