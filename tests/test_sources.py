@@ -425,7 +425,8 @@ def test_mura_files_are_checked_and_a_study_keeps_its_readable_views(mura):
     assert (images.patient == "patient00003").sum() == 1 and (images.patient == "patient00012").sum() == 0
     assert Counter(s["reason"] for s in images.attrs["skipped"]) == {
         "missing": 1, "truncated": 2, "study without a readable image": 1}  # fmt: skip
-    assert images.columns.tolist() == ["path", "split", "region", "patient", "study", "view", "label"]
+    assert images.columns[:7].tolist() == ["path", "split", "region", "patient", "study", "view", "label"]
+    assert images.n_unreadable.sum() == 1 and (images.patient[images.n_unreadable == 1] == "patient00003").all()
 
 
 @pytest.mark.slow

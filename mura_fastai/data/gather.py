@@ -11,6 +11,7 @@ from ..errors import InputError
 from .pixels import SUFFIXES, inspect_images, limit_bad
 
 Progress = Callable[[int, int], None] | None
+_MURA_STUDY = re.compile(r"(XR_[A-Z]+)/(patient\d+)/(study\d+)")
 
 
 def plain_name(name: str) -> str:
@@ -103,3 +104,30 @@ def existing_folder(root: str | Path) -> Path:
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the folder that holds the images")
     return root
+
+
+def mura_study(
+    path: str,  # of an image or a folder
+) -> str | None:  # XR_WRIST/patient11185/study1; None where the path has no such folders
+    "The study that MURA's folders name."
+    found = _MURA_STUDY.findall(path.replace(os.sep, "/"))
+    return "/".join(found[-1]) if found else None
+
+
+def flag_unreadable(
+    images: pd.DataFrame,  # an images or predictions table: what can be used
+    lost: dict[str, str],  # the views that cannot be used: path, and the study it belongs to
+) -> tuple[pd.DataFrame, list[dict]]:  # the table with its flag; the studies of which no view is left, as skipped ones
+    """Say in `n_unreadable` how many views each row's study has lost; the column is made where any has.
+
+    A study that is nothing but its one file is not given again as a study: that file's line says all.
+    """
+    study = pd.Series(lost, dtype="str")
+    n = images.study.map(study.value_counts()).fillna(0).astype("int64")
+    if "n_unreadable" in images:  # in tables of one's own as text, in joined ones with gaps
+        n += pd.to_numeric(images.n_unreadable, errors="coerce").fillna(0).astype("int64")
+    if "n_unreadable" in images or n.any():
+        images = images.assign(n_unreadable=n)
+    gone = study[~study.isin(images.study)].drop_duplicates().items()
+    folders = [os.path.dirname(p) for p, name in gone if not os.path.basename(name).startswith(Path(p).stem)]
+    return images, [{"path": f, "reason": "study without a readable image"} for f in folders]

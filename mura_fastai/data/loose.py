@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from mura_fastai.data.gather import image_files
+from mura_fastai.data.gather import flag_unreadable, image_files, mura_study
 from mura_fastai.data.pixels import SUFFIXES
 from mura_fastai.data.sources import find_source, read_images
 from mura_fastai.data.studies import finish_images
 from mura_fastai.errors import InputError
 
-_MURA = re.compile(r"(XR_[A-Z]+)/(patient\d+)/(study\d+)")
 _REGION = re.compile(r"XR_[A-Z]+")
 
 
@@ -27,11 +26,12 @@ def loose_images(
     rows = []
     for path in map(os.path.abspath, paths):
         plain = path.replace(os.sep, "/")
-        mura, region = _MURA.search(plain), _REGION.search(plain)
-        study = "/".join(mura.groups()) if mura else plain
-        rows.append(
-            dict(path=path, region=region[0] if region else "", patient=mura[2] if mura else study, study=study)
-        )
+        study, region = mura_study(plain), _REGION.search(plain)
+        if study:
+            region, patient, _ = study.split("/")
+        else:
+            region, patient, study = region[0] if region else "", plain, plain
+        rows.append(dict(path=path, region=region, patient=patient, study=study))
     table = pd.DataFrame(rows, columns=["path", "region", "patient", "study"]).drop_duplicates("path")
     table["view"] = table.groupby("study").cumcount() + 1
     return finish_images(table.assign(split=split, label=None))
@@ -52,7 +52,7 @@ def input_images(
     images = pd.concat(tables, ignore_index=True).drop_duplicates("path")
     if images.empty:
         raise InputError(f"no image in {', '.join(map(str, inputs))}; files end in {', '.join(SUFFIXES)}")
-    return finish_images(images, skipped)
+    return finish_images(flag_unreadable(images, {})[0], skipped)
 
 
 def _one_input(item: Path) -> pd.DataFrame:
@@ -102,6 +102,6 @@ def _listed(file: Path) -> pd.DataFrame:
             )
         found = next((c for c in inside if c.is_file()), None)
         (paths if found else missing).append(str(found or folder / line))
-    images = loose_images(paths)
-    images.attrs["skipped"] = [{"path": p, "reason": "missing"} for p in missing]
+    images, gone = flag_unreadable(loose_images(paths), {p: mura_study(p) or p for p in missing})
+    images.attrs["skipped"] = [{"path": p, "reason": "missing"} for p in missing] + gone
     return images

@@ -9,7 +9,18 @@ import pandas as pd
 
 from ..errors import InputError
 from .fracatlas import fracatlas_images
-from .gather import Progress, checked, existing_folder, image_files, is_inside, leave_out, plain_name, two_labels
+from .gather import (
+    Progress,
+    checked,
+    existing_folder,
+    flag_unreadable,
+    image_files,
+    is_inside,
+    leave_out,
+    mura_study,
+    plain_name,
+    two_labels,
+)
 from .pixels import check_images, limit_bad
 from .studies import finish_images, mura_images, patient_split, refuse_leaks, tune_split
 from .tables import parse_labels, read_table
@@ -58,6 +69,10 @@ def _read_folders(path: str) -> dict:
     )  # fmt: skip
 
 
+def _key(region: pd.Series, patient: pd.Series, study: pd.Series) -> pd.Series:
+    return (region + "/" + patient + "/" + study).str.replace("//", "/")
+
+
 def _name_studies(rows: pd.DataFrame) -> pd.DataFrame:
     """Unique `study` and `patient` keys from what is known; an image of which nothing is known is a study of its own.
 
@@ -67,7 +82,7 @@ def _name_studies(rows: pd.DataFrame) -> pd.DataFrame:
         ~rows.duplicated(["region", "patient", "_own"], keep=False), rows._own + "-" + rows._pixel_hash.str[:8]
     )
     study = rows.study.where(rows.study != "", own)
-    key = (rows.region + "/" + rows.patient + "/" + study).str.replace("//", "/")
+    key = _key(rows.region, rows.patient, study)
     patient = rows.patient.where(rows.patient != "", key)
     return rows.assign(study=key, patient=patient)
 
@@ -96,13 +111,22 @@ def _split(rows: pd.DataFrame, valid_pct: float, tune_pct: float, seed: int, all
 
 def _finish(rows, skipped, max_bad, valid_pct, tune_pct, seed, allow_leaks, progress) -> pd.DataFrame:
     "What `folder_images` and `csv_images` have in common, once each row says what its source knows."
+    begin, whole = len(skipped), rows
     rows = _name_studies(checked(rows, skipped, max_bad, progress))
+    # A copy that was left out is no view less.
+    unread = {s["path"] for s in skipped[begin:] if not s["reason"].startswith("same pixels")}
+    lost = whole[whole.path.isin(unread) & (whole.study != "")]
+    lost = dict(zip(lost.path, _key(lost.region, lost.patient, lost.study), strict=True))
     rows = leave_out(rows, two_labels(rows, "study"), "its study has images of both labels", skipped)
     if rows.empty:
         raise InputError("every study has images of both labels; check the labels")
     rows["view"] = rows.view.where(rows.view.notna(), _number_views(rows)) if "view" in rows else _number_views(rows)
     rows = rows[[c for c in rows if not c.startswith("_")]]
-    return finish_images(_split(rows, valid_pct, tune_pct, seed, allow_leaks), skipped)
+    official = sorted(set(rows.split) - {""})
+    rows, gone = flag_unreadable(_split(rows, valid_pct, tune_pct, seed, allow_leaks), lost)
+    images = finish_images(rows, skipped + gone)
+    images.attrs["official"] = official  # the splits that the source itself makes
+    return images
 
 
 def folder_images(
@@ -230,9 +254,8 @@ def _mura_checked(path, max_bad, tune_pct, seed, allow_leaks, progress, check) -
     left = images[~images.path.isin({b["path"] for b in bad})]
     if left.empty:
         raise InputError(f"{path}: none of {len(images)} images can be read, such as {bad[0]['path']}; check the data")
-    lost = images[~images.study.isin(left.study)].drop_duplicates("study")
-    bad += [{"path": os.path.dirname(p), "reason": "study without a readable image"} for p in lost.path]
-    return finish_images(left, skipped + bad)
+    left, gone = flag_unreadable(left, {s["path"]: mura_study(s["path"]) for s in missing + bad})
+    return finish_images(left, skipped + bad + gone)
 
 
 def read_images(

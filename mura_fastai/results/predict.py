@@ -4,6 +4,7 @@ import pandas as pd
 import torch
 from fastai.learner import Learner
 
+from mura_fastai.data.gather import flag_unreadable, mura_study
 from mura_fastai.data.pixels import limit_bad
 from mura_fastai.data.store import Store
 from mura_fastai.errors import InputError
@@ -17,16 +18,17 @@ def predict_images(
     num_workers: int | None = None,  # decoding threads; the number of cores unless set
     max_bad: float = 1.0,  # share of unreadable files that is left out without an error
     store: Store | None = None,  # decoded images of the Learner's size; without one files are decoded
-) -> pd.DataFrame:  # the predictions table: `images` with `p_abnormal`, and `loss` where the label is known
+) -> pd.DataFrame:  # the predictions table: `images` with `n_unreadable`, `p_abnormal`, `loss` where a label is known
     """The probability of abnormal for every image, in the table's order.
 
     Files are decoded, each once, by threads while the network works on those before. The probability is meant at the
     share of abnormal images that its region had in training: the weights of the default loss, which make a network
     answer as if half of all were abnormal, are taken back (`learn.get_preds` leaves them in). Unreadable files get no
-    row and no probability: they are named in `attrs["skipped"]`.
+    row and no probability: they are named in `attrs["skipped"]`, and a study of which none is left once more. How many
+    views of its study could not be used stands in each row's `n_unreadable`.
     """
     skipped, total, images = images.attrs.get("skipped", []), len(images), images.reset_index(drop=True)
-    bad, probs = [], torch.empty(0, dtype=torch.float64)
+    whole, bad, probs = images, [], torch.empty(0, dtype=torch.float64)
     if store is not None:
         if store.size != learn.dls.size:
             raise InputError(
@@ -46,9 +48,16 @@ def predict_images(
     if len(images) and hasattr(learn.loss_func, "unweigh"):
         codes = learn.dls.vocab[0].o2i
         probs = learn.loss_func.unweigh(probs, torch.tensor([codes[r] for r in images.region]))
+    lost = whole[whole.path.isin([b["path"] for b in bad])]
+    lost = dict(zip(lost.path, lost.study, strict=True))
+    if "n_unreadable" not in whole:  # a table of `mura_images` names the files that are not there, and counts none
+        missing = {s["path"]: mura_study(s["path"]) for s in skipped if s["reason"] == "missing"}
+        lost |= {path: study for path, study in missing.items() if study in set(whole.study)}
+        images = images.assign(n_unreadable=0)
+    images, gone = flag_unreadable(images, lost)
     preds = images.assign(p_abnormal=probs.numpy())
     preds["loss"] = cross_entropy(preds.label, preds.p_abnormal)
-    preds.attrs["skipped"] = [*skipped, *bad]
+    preds.attrs["skipped"] = [*skipped, *bad, *gone]
     return preds
 
 

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from mura_fastai.data.sources import read_images
 from mura_fastai.errors import InputError
 from mura_fastai.files import replacing
+from mura_fastai.results.competition import is_competition, read_competition, without_ranking
 from mura_fastai.results.metrics import score, scores_to_json, to_studies
 
 _TEXT = ("path", "split", "region", "patient", "study")
@@ -42,50 +44,96 @@ def read_predictions(
     return preds
 
 
+def _pooled(predictions: str | Path, threshold: float | str | None) -> pd.DataFrame:
+    preds = read_predictions(predictions, ("study", "p_abnormal"))
+    return to_studies(preds) if threshold is not None else studies_of(preds)
+
+
+def _join_truth(
+    given: pd.DataFrame,  # a row a study: `study`, `p_abnormal`, and what else is known of the prediction
+    images: pd.DataFrame,  # the images table that holds the truth
+    split: str,  # its rows that count
+) -> tuple[pd.DataFrame, list[str], list[str]]:  # studies with truth and prediction; without the one, without the other
+    "The predictions, study by study, beside the labels, regions and patients of the data."
+    images = images[images["split"] == split]
+    truth = images.assign(n_views=images.groupby("study")["path"].transform("size")).drop_duplicates("study")
+    truth = truth[["study", "split", "region", "patient", "label", "n_views"]]
+    answers = given[[c for c in ("study", "p_abnormal", "abnormal", "n_unreadable") if c in given]]
+    missing = truth["study"][~truth["study"].isin(given["study"])].tolist()
+    extra = given["study"][~given["study"].isin(truth["study"])].tolist()
+    return truth.merge(answers, "inner", "study"), missing, extra
+
+
 def evaluate_file(
-    predictions: str | Path,  # a CSV with study and p_abnormal, and what is known of label, region, patient, split
+    predictions: str | Path,  # a CSV with study and p_abnormal (and label, region, patient, split), or a competition's
     data: str | Path | None = None,  # the data that was predicted: its labels, regions and patients count
     split: str | None = None,  # rows of one split; valid where data is given, else all
     ci: str | None = "bootstrap",  # bootstrap, asymptotic, official or None
     source: str | None = None,  # of data: mura, fracatlas, folder or csv
     split_seed: int = 0,  # of data without an official split
-) -> pd.DataFrame:  # scores, indexed by region; `attrs["unpredicted"]` counts studies of data without a prediction
-    "Score predictions that were written before, by `mura predict` or by anybody else."
-    if data is None:
-        preds = read_predictions(predictions, ("study", "p_abnormal", "label"))
-    else:
-        images = read_images(data, source, max_bad=1.0, seed=split_seed, decode=False)
-        pooled = to_studies(read_predictions(predictions, ("study", "p_abnormal")))
-        studies = images.drop_duplicates("study")[["study", "split", "region", "patient", "label"]]
-        preds = studies.merge(pooled[["study", "n_views", "p_abnormal"]], "left", "study")
+    threshold: float | str | None = None,  # a number, or a rule to choose one by; see `metrics.decided`
+    tune: str | Path | None = None,  # predictions of other rows, on which a rule chooses
+    tune_on_reported: bool = False,  # let a rule choose on what is reported
+) -> pd.DataFrame:  # scores, indexed by region
+    """Score predictions that were written before, by `mura predict` or by anybody else.
+
+    A table of predictions, or a file in the competition's format (see `read_competition`), which needs `data`. What
+    both sides name is scored: `attrs["missing"]` lists studies of the data's split without a prediction (their number
+    is `attrs["unpredicted"]`), `attrs["extra"]` predicted ones that are not in it, `attrs["repeated"]` those on several
+    lines. Where a competition's file holds 0 and 1 only, `attrs["hard"]` is True and scores that need probabilities
+    are NaN. A table whose studies carry decisions (`mura predict` writes `p_study` and `abnormal`) is scored by them,
+    unless a threshold is given.
+    """
+    competition = is_competition(predictions)
+    if data is not None:
         split = split or "valid"
-    if split is not None:
-        preds = preds[preds["split"] == split] if "split" in preds else preds[:0]
-        if preds.empty:
-            raise InputError(f"{data or predictions}: no rows of split {split!r}")
-    known = preds[preds["p_abnormal"].notna()] if data is not None else preds
-    if known.empty:
+        given = read_competition(predictions) if competition else _pooled(predictions, threshold)
+        images = read_images(data, source, max_bad=1.0, seed=split_seed, decode=False)
+        preds, missing, extra = _join_truth(given, images, split)
+    elif competition:
+        raise InputError(
+            f"{predictions}: no labels in a competition's file, and a folder's name is none; "
+            f"give the data too: mura evaluate DATA --predictions {predictions}"
+        )
+    else:
+        preds, missing, extra = read_predictions(predictions, ("study", "p_abnormal", "label")), [], []
+        if split is not None:
+            preds = preds[preds["split"] == split] if "split" in preds else preds[:0]
+    if split is not None and not len(preds) + len(missing):
+        raise InputError(f"{data or predictions}: no rows of split {split!r}")
+    if data is not None and preds.empty:
         raise InputError(f"{predictions}: none of its studies is in {data}; study is XR_WRIST/patient00001/study1")
-    scores = score(known, ci=ci)
-    scores.attrs["unpredicted"] = len(preds) - len(known)
+    preds = preds if data is not None or threshold is not None else studies_of(preds)
+    tune = None if tune is None else read_predictions(tune)
+    scores = score(preds, ci, threshold, tune=tune, tune_on_reported=tune_on_reported)
+    if competition and given.attrs["hard"]:
+        scores = without_ranking(scores)
+    repeated = given.attrs["repeated"] if competition else []
+    scores.attrs |= dict(unpredicted=len(missing), missing=missing, extra=extra, repeated=repeated)
     return scores
 
 
 def studies_of(
-    preds: pd.DataFrame,  # predictions table
+    preds: pd.DataFrame,  # predictions table; where it holds `p_study` and `abnormal`, its studies are decided
 ) -> pd.DataFrame:
     "One row a study of a predictions table, the most suspicious first."
-    return to_studies(preds).sort_values("p_abnormal", ascending=False, kind="stable", ignore_index=True)
+    studies = to_studies(preds)
+    if {"p_study", "abnormal", "path"} <= set(preds):
+        known = preds.drop_duplicates("study").set_index("study").loc[studies["study"]]
+        p, said = (pd.to_numeric(known[c], errors="coerce").to_numpy(float) for c in ("p_study", "abnormal"))
+        if not (((p >= 0) & (p <= 1)).all() and np.isin(said, (0, 1)).all()):
+            raise InputError("p_study is no number from 0 to 1, or abnormal not 0 or 1: drop or correct these columns")
+        studies = studies.assign(p_abnormal=p, abnormal=said.astype("int64"))
+    return studies.sort_values("p_abnormal", ascending=False, kind="stable", ignore_index=True)
 
 
 def scores_document(
-    scores: pd.DataFrame,  # from `score`; `attrs["baseline"]` holds what the region alone scores, where that is known
+    scores: pd.DataFrame,  # from `score`; scores in its `attrs`, such as those of the region alone, go along
     **told,  # what else belongs to them, such as split
 ) -> dict:  # ready for `json.dumps`: what was scored and how, then `scores` and `region_only` by region
     "The form in which scores are kept in metrics.json and printed by --json."
-    how = {k: v for k, v in scores.attrs.items() if k != "baseline"}
-    baseline = scores.attrs.get("baseline")
+    others = {k: scores_to_json(v) for k, v in scores.attrs.items() if isinstance(v, pd.DataFrame)}
+    how = {k: v for k, v in scores.attrs.items() if k not in others}
     return {
-        **told, **how, "scores": scores_to_json(scores),
-        "region_only": None if baseline is None else scores_to_json(baseline),
+        **told, **how, "scores": scores_to_json(scores), "region_only": others.pop("baseline", None), **others,
     }  # fmt: skip
