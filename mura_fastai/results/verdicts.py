@@ -1,0 +1,149 @@
+"""A comparison in words: sentences, a table for the terminal, and plain numbers."""
+
+import textwrap
+
+import numpy as np
+import pandas as pd
+
+from mura_fastai.results.metrics import _short, name_of
+from mura_fastai.results.pictures import plain_text
+
+
+def comparisons(
+    table: pd.DataFrame,  # from `compare`
+) -> dict:  # name of the arm that is compared with the first -> its part of the table, indexed by region
+    "The comparisons that a table holds, one for two arms."
+    if table.index.nlevels == 1:
+        return {table.attrs["names"][1]: table}
+    return {name: table.loc[name] for name in table.attrs["names"][1:]}
+
+
+def _p(p) -> str:
+    "A p-value as text, with two figures where they matter."
+    return "n/a" if np.isnan(p) else "<.001" if p < 0.001 else _short(p, 3 if p < 0.0995 else 2)
+
+
+def _signed(x) -> str:
+    return f"+{_short(x, 3)}" if round(x, 3) > 0 else _short(x, 3)
+
+
+def seed_noise(
+    row,  # a row of one comparison
+    metric: str,  # of it
+    seeds: tuple,  # number of seeds of the first and of the other arm
+) -> float:  # NaN where no arm has two seeds
+    """How much two recipes' mean scores may differ by their seeds alone: twice the standard error of the difference.
+
+    An arm of one seed is taken to spread as the other does."""
+    sd = np.array([row.get(f"{metric}_{side}_seed_sd", np.nan) for side in "ab"], float)
+    return 2 * np.sqrt(np.sum(np.where(np.isnan(sd), sd[::-1], sd) ** 2 / np.array(seeds)))
+
+
+def _verdict(row, metric, seeds) -> str:
+    p, noise, n = row[f"{metric}_p"], seed_noise(row, metric, seeds), row[f"{metric}_n_needed"]
+    if np.isnan(p):
+        return "this set cannot tell"
+    words = "a difference that this set shows" if p < 0.05 else "no difference that this set could show"
+    if not np.isnan(noise):
+        apart = "more" if abs(row[f"{metric}_diff"]) > noise else "no more"
+        words += f", and {apart} than what other seeds change (about {_short(noise, 3)})"
+    if p >= 0.05 and not np.isnan(n):
+        about = f"about {float(f'{n:.2g}'):,.0f}" if n < 1e6 else "more than a million"
+        words += f"; it would take {about} studies"
+    return words
+
+
+def compare_sentences(
+    table: pd.DataFrame,  # from `compare`
+) -> list[str]:
+    "What a comparison says, in plain sentences: overall, and in how many regions."
+    lines, first = [], table.attrs["names"][0]
+    for name, part in comparisons(table).items():
+        for m in table.attrs["metrics"]:
+            row, word = part.loc["overall"], name_of(m)
+            diff, seeds = row[f"{m}_diff"], (table.attrs["seeds"][first], table.attrs["seeds"][name])
+            if np.isnan(diff):
+                lines.append(f"overall {word}: n/a, the set holds one class")
+                continue
+            if diff == 0:
+                lines.append(f"overall {word}: {name} and {first} are equal.")
+            else:
+                way = "higher" if diff > 0 else "lower"
+                bounds = f" [{_short(row[f'{m}_diff_lo'], 3)}, {_short(row[f'{m}_diff_hi'], 3)}]"
+                bounds = "" if np.isnan(row[f"{m}_diff_lo"]) else bounds
+                told = f"{name} is {_short(abs(diff), 3)} {way} than {first}{bounds}, p {_p(row[f'{m}_p'])}"
+                lines.append(f"overall {word}: {told}: {_verdict(row, m, seeds)}.")
+            regions = part[f"{m}_p_adjusted"].iloc[:-2].dropna()
+            shown = [str(r) for r in regions.index[regions < 0.05]]
+            if len(regions) > 1:
+                how = f" (p by {table.attrs['correct'].title()}'s method)" if table.attrs["correct"] else ""
+                found = (
+                    f"a difference in {', '.join(shown)}, of {len(regions)}"
+                    if shown
+                    else f"none in any of {len(regions)}"
+                )
+                lines.append(f"{word} by region: {found}{how}.")
+    return lines
+
+
+def format_comparison(
+    table: pd.DataFrame,  # from `compare`
+) -> str:
+    "A text table for each comparison and metric, below 100 characters wide, then sentences and what was done."
+    attrs, blocks = table.attrs, []
+    first = attrs["names"][0]
+    for name, part in comparisons(table).items():
+        for m in attrs["metrics"]:
+            head = [
+                "region",
+                "n",
+                "abnormal",
+                plain_text(first, 16),
+                plain_text(name, 16),
+                "difference",
+                "p",
+                "adjusted",
+            ]
+            rows = [head]
+            for region, r in part.iterrows():
+                a, b, diff = (r[f"{m}_{k}"] for k in ("a", "b", "diff"))
+                scores = [_short(a, 3), _short(b, 3), _signed(diff)] if not np.isnan(diff) else ["n/a"] * 3
+                if not np.isnan(r[f"{m}_diff_lo"]):
+                    scores[2] += f" [{_short(r[f'{m}_diff_lo'], 3)}, {_short(r[f'{m}_diff_hi'], 3)}]"
+                counts = [plain_text(region, 20), f"{r['n']:.0f}", f"{r['n_abnormal']:.0f}"]
+                rows.append([*counts, *scores, _p(r[f"{m}_p"]), _p(r[f"{m}_p_adjusted"])])
+            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            left = (0, 5)  # names and differences; numbers stand to the right
+            lines = [
+                "  ".join(
+                    c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+                )
+                for row in rows
+            ]
+            lines.insert(-2, "-" * max(map(len, lines)))
+            blocks.append("\n".join([f"{name_of(m)}: {name} against {first}", *(o.rstrip() for o in lines)]))
+    left_out = sum(attrs["left_out"].values())
+    note = [
+        f"{attrs['n_common']} studies that all have, {left_out} left out; 95 % intervals by {attrs['n_boot']} draws of"
+    ]
+    note[0] += " patients."
+    note += [f"p of {name_of(m)}: {test}." for m, test in attrs["tests"].items()]
+    told = [textwrap.fill(o, 98, subsequent_indent="  ") for o in [*compare_sentences(table), *note]]
+    return "\n\n".join([*blocks, "\n".join(told)])
+
+
+def comparison_to_json(
+    table: pd.DataFrame,  # from `compare`
+) -> dict:  # the attrs, `comparisons`: name -> region -> {column: number or None}, and `sentences`
+    "A comparison ready for `json.dumps`: whole numbers stay whole, NaN becomes None."
+    whole = ("n", "n_abnormal")
+    numbers = {
+        name: {
+            str(region): {
+                k: int(v) if k in whole else float(v) if np.isfinite(v) else None for k, v in row.items()
+            }
+            for region, row in part.iterrows()
+        }
+        for name, part in comparisons(table).items()
+    }  # fmt: skip
+    return {**table.attrs, "comparisons": numbers, "sentences": compare_sentences(table)}
