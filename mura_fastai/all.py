@@ -10,6 +10,7 @@ from mura_fastai.data.loaders import XrayBlock, mura_dls
 from mura_fastai.data.loose import input_images, loose_images
 from mura_fastai.data.phantom import make_phantom
 from mura_fastai.data.pixels import check_images, inspect_images, read_grey
+from mura_fastai.data.reading import read_data, select_regions
 from mura_fastai.data.sources import csv_images, find_source, folder_images, fracatlas_images, read_images
 from mura_fastai.data.store import Store, build_store
 from mura_fastai.data.studies import (
@@ -22,33 +23,45 @@ from mura_fastai.data.studies import (
     summarize,
     tune_split,
 )
+from mura_fastai.data.traits import traits
 from mura_fastai.errors import BadImage, InputError, TrainingError
 from mura_fastai.models.backbones import create_net, timm_net
 from mura_fastai.models.cnn import MuraCNN, mura_cnn
-from mura_fastai.results.experiment import (
-    evaluate_run,
-    find_lr,
-    interpret_run,
-    predict,
-    predictions_of,
-    read_data,
-    select_regions,
-    train,
+from mura_fastai.results.calibrate import (
+    Decision,
+    choose_decision,
+    choose_threshold,
+    decide_together,
+    fit_temperature,
+    read_decision,
+    write_decision,
 )
+from mura_fastai.results.compare import compare
+from mura_fastai.results.competition import read_competition, write_competition
+from mura_fastai.results.experiment import compare_runs, evaluate, find_lr, interpret_run, predict, train
+from mura_fastai.results.forest import plot_forest, save_forests
 from mura_fastai.results.interpret import MuraInterpretation, figures
-from mura_fastai.results.intervals import auroc, confusion, kappa
-from mura_fastai.results.metrics import (
-    cross_entropy,
-    format_scores,
-    region_baseline,
-    score,
-    scores_to_json,
-    to_studies,
-)
+from mura_fastai.results.measures import auroc, average_precision, calibration, confusion, cross_entropy, kappa
+from mura_fastai.results.metrics import always_normal, decided, format_scores, region_baseline, score, scores_to_json
+from mura_fastai.results.paired import delong_test
+from mura_fastai.results.pooling import to_studies
+from mura_fastai.results.power import format_power, power
 from mura_fastai.results.predict import predict_images
+from mura_fastai.results.repeats import evaluate_repeats, format_repeats, out_of_fold, repeats_of, score_repeats
+from mura_fastai.results.scoring import calibrate_run, decision_of, evaluate_run, predictions_of
+from mura_fastai.results.shortcuts import (
+    audit_shortcuts,
+    draw_shortcuts,
+    followed,
+    format_shortcuts,
+    shortcuts,
+    shortcuts_to_json,
+)
 from mura_fastai.results.tables import evaluate_file, read_predictions, studies_of, write_predictions
+from mura_fastai.results.verdicts import compare_sentences, comparison_to_json, format_comparison
 from mura_fastai.share.demo import demo
 from mura_fastai.training.learner import RegionWeightedBCE, mura_learner, study_auroc, study_kappa
+from mura_fastai.training.repeats import fold_tables, is_repeats, read_repeats, sub_runs, train_repeats
 from mura_fastai.training.runs import load_run, read_settings, train_run
 
 __all__ = [name for name in dir() if not name.startswith("_") and name != "fastai"]

@@ -5,7 +5,10 @@ from typing import Annotated
 import typer
 
 import mura_fastai
+from mura_fastai.commands.audit import audit
 from mura_fastai.commands.bench import bench
+from mura_fastai.commands.calibrate import calibrate
+from mura_fastai.commands.compare import compare, power
 from mura_fastai.commands.data import phantom, prepare, summarize
 from mura_fastai.commands.results import evaluate, interpret, predict
 from mura_fastai.commands.share import demo
@@ -41,7 +44,22 @@ def _mura(
 
 
 # In the order in which they are used, and shown by `mura --help`.
-for command in (demo, phantom, summarize, prepare, lr_find, train, evaluate, interpret, predict, bench):
+for command in (
+    demo,
+    phantom,
+    summarize,
+    audit,
+    prepare,
+    lr_find,
+    train,
+    calibrate,
+    evaluate,
+    interpret,
+    predict,
+    compare,
+    power,
+    bench,
+):
     app.command(command.__name__.replace("_", "-"))(command)
 
 

@@ -72,7 +72,8 @@ def test_defaults_are_those_of_the_function(name, function):
 
 
 def test_every_command_is_a_public_function():
-    names = dict(phantom="make_phantom", prepare="build_store", evaluate="evaluate_run", interpret="interpret_run")
+    names = dict(phantom="make_phantom", prepare="build_store", interpret="interpret_run", audit="audit_shortcuts")
+    names |= dict(calibrate="calibrate_run", compare="compare_runs")
     names["lr-find"] = "find_lr"
     public = vars(__import__("mura_fastai.all", fromlist=["all"]))
     assert {names.get(n, n) for n in COMMANDS} <= set(public["__all__"])
@@ -119,7 +120,7 @@ def test_json_is_one_document_and_what_the_run_keeps(mura, root, tmp_path, run):
     assert told["scores"]["overall"]["n"] == 12 and "auroc_lo" in told["scores"]["overall"]
 
 
-@pytest.mark.parametrize("ci, columns", [("none", 0), ("asymptotic", 10), ("official", 2)])
+@pytest.mark.parametrize("ci, columns", [("none", 0), ("asymptotic", 18), ("official", 2)])
 def test_intervals_on_demand(mura, run, ci, columns):
     told = json.loads(mura("evaluate", run, "--ci", ci, "--json")[1])
     assert sum(k.endswith(("_lo", "_hi")) for k in told["scores"]["overall"]) == columns

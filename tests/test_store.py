@@ -22,9 +22,9 @@ import torch
 from mura_fastai.data import store as module
 from mura_fastai.data import store_files
 from mura_fastai.data.pixels import pad_square, read_grey, stderr_bar
+from mura_fastai.data.reading import select_regions
 from mura_fastai.data.store import Store, auto_store, build_store
 from mura_fastai.errors import InputError
-from mura_fastai.results.experiment import select_regions
 
 SIZE, N = 32, 24
 FILES = {"pixels.npy", "index.csv", "skipped.csv", ".lock"}

@@ -17,6 +17,19 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="Which rows: train, tune, valid or test. [valid]")] = None,
     source: shared.Source = None,
     ci: shared.Ci = "bootstrap",
+    threshold: Annotated[
+        str | None,
+        typer.Option(help="Another than the run's: a number, or a rule (kappa, youden, sensitivity=0.9) for its tune."),
+    ] = None,
+    tune: Annotated[
+        Path | None, typer.Option(help="With --predictions: other predictions, on which the rule chooses.")
+    ] = None,
+    tune_on_reported: Annotated[
+        bool, typer.Option("--tune-on-reported", help="Let the rule choose on what is reported: too good to be true.")
+    ] = False,
+    metrics: Annotated[
+        str, typer.Option(help="Columns to print; --json holds all of them.")
+    ] = "kappa,auroc,sensitivity,specificity",
     as_json: shared.AsJson = False,
 ):
     """Score a run, or any table of predictions.
@@ -27,6 +40,8 @@ def evaluate(
     mura evaluate runs/resnet50
     mura evaluate runs/resnet50 other/MURA --split test
     mura evaluate MURA-v1.1 --predictions predictions.csv
+
+    Such a file is a table of predictions, or one in the competition's format.
     """
     paths = paths or []
     if len(paths) > (1 if predictions else 2) or not (paths or predictions):
@@ -34,16 +49,44 @@ def evaluate(
     if predictions:
         from mura_fastai.results.tables import evaluate_file
 
-        scores = evaluate_file(predictions, *paths, split=split, ci=shared.interval(ci), source=source)
+        how = dict(threshold=_threshold(threshold), tune=tune, tune_on_reported=tune_on_reported)
+        scores = evaluate_file(predictions, *paths, split=split, ci=shared.interval(ci), source=source, **how)
         told = dict(predictions=str(predictions), split=split)
     else:
         split = split or "valid"
-        scores = shared.experiment().evaluate_run(*paths, split=split, ci=shared.interval(ci), source=source)
+        if tune or tune_on_reported:
+            raise InputError("a run chooses on its own tune rows: --tune and --tune-on-reported go with --predictions")
+        scores = shared.experiment().evaluate(
+            *paths, split=split, ci=shared.interval(ci), source=source, threshold=_threshold(threshold)
+        )
         told = dict(run=str(paths[0]), split=split)
-    lost = scores.attrs.get("unpredicted")
-    if lost:
-        print(f"{lost} studies of {paths[0]} have no prediction; scored on the rest", file=sys.stderr)
-    shared.print_scores(scores, as_json, **told)
+    _warn_of(scores, paths[0] if paths else None, predictions)
+    shared.print_scores(scores, as_json, tuple(metrics.split(",")), **told)
+
+
+def _threshold(text: str | None) -> float | str | None:
+    "A number where it is one; else a rule's name, which is looked at where it is used."
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return text
+
+
+def _warn_of(scores, data: Path | None, predictions: Path | None):
+    "On stderr, what the scores do not rest on."
+    from mura_fastai.results.pooling import name_some
+
+    for name, fault in {
+        "missing": f"of {data} without a prediction, scored on the rest",
+        "extra": f"in {predictions} that are not in this split of {data}, not counted",
+        "repeated": f"on several lines of {predictions} with the same answer, counted once",
+        "incomplete": "with views that could not be read, scored on the others",
+    }.items():
+        studies = scores.attrs.get(name)
+        if studies:
+            print(f"{len(studies)} studies {fault}: {name_some(studies)}", file=sys.stderr)
+    if scores.attrs.get("hard"):
+        print(f"{predictions} holds decisions, no probabilities: no AUROC, for nothing is ranked", file=sys.stderr)
 
 
 def interpret(
@@ -90,29 +133,51 @@ def predict(
             "image files, folders, dataset roots, headerless CSVs of image paths.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The table of predictions.")] = Path("predictions.csv"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file of predictions.")] = Path("predictions.csv"),
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="table: a row an image. competition: a row a study, its folder and 0 or 1. Where not given, the "
+            "competition's if the input is one list of MURA's images."
+        ),
+    ] = None,
     as_json: shared.AsJson = False,
 ):
     """The probability of abnormal, of images and studies.
 
     \b
     mura predict runs/resnet50 some/folder one.png -o predictions.csv
+    mura predict runs/resnet50 MURA-v1.1/valid_image_paths.csv -o predictions.csv
     """
-    runs = [a for a in arguments if (a / "settings.yaml").exists()]
+    runs = [a for a in arguments if (a / "settings.yaml").exists() or (a / "repeats.yaml").exists()]
     inputs = [a for a in arguments if a not in runs]
     if not inputs:
         raise InputError("no input given; name image files, a folder, a dataset's root or a CSV of image paths")
-    preds = shared.experiment().predict(runs, inputs, out)
+    preds = shared.experiment().predict(runs, inputs, out, format)
+    from mura_fastai.results.pooling import name_some
     from mura_fastai.results.tables import studies_of
 
     studies, skipped = studies_of(preds), preds.attrs["skipped"]
+    incomplete = studies.study[studies.n_unreadable > 0].tolist()
+    undecided, written = preds.attrs.get("undecided", []), preds.attrs["format"]
     for row in skipped:
         print(f"skipped {row['path']}: {row['reason']}", file=sys.stderr)
+    if incomplete:
+        print(f"{len(incomplete)} studies lack views that could not be read: {name_some(incomplete)}", file=sys.stderr)
+    if undecided:
+        print(
+            f"{len(undecided)} studies without a readable image are not in {out}: {name_some(undecided)}; "
+            "the competition's script does not count such studies and does not say so",
+            file=sys.stderr,
+        )
     if as_json:
         rows = json.loads(studies.to_json(orient="records", double_precision=15))
-        shared.print_json({"predictions": str(out), "images": len(preds), "studies": rows, "skipped": skipped})
+        told = {"predictions": str(out), "format": written, "images": len(preds), "studies": rows}
+        shared.print_json({**told, "skipped": skipped, "incomplete": incomplete, "undecided": undecided})
         return
-    print(studies[["study", "region", "n_views", "p_abnormal"]].head(10).round(3).to_string(index=False))
+    columns = ["study", "region", "n_views", *(["n_unreadable"] if incomplete else []), "p_abnormal", "abnormal"]
+    print(studies[columns].head(10).round(3).to_string(index=False))
     if len(studies) > 10:
         print(f"... and {len(studies) - 10} more studies, less suspicious than these")
-    print(f"{len(preds)} images, {len(studies)} studies, {len(skipped)} skipped; all images in {out}")
+    what = "all images" if written == "table" else "a decision for each study, in the competition's format,"
+    print(f"{len(preds)} images, {len(studies)} studies, {len(skipped)} skipped; {what} in {out}")

@@ -58,16 +58,21 @@ def print_json(document):
     print(json.dumps(document, indent=1, allow_nan=False))
 
 
-def print_scores(scores, as_json: bool, **told):
-    "The score table, and what knowing the region alone would score; or both as one document."
+def print_scores(scores, as_json: bool, metrics: tuple = (), **told):
+    "The score table, and what every model must beat; or all of it as one document."
     from mura_fastai.results.metrics import format_scores
     from mura_fastai.results.tables import scores_document
 
     if as_json:
         print_json(scores_document(scores, **told))
         return
-    print(format_scores(scores))
-    baseline = scores.attrs.get("baseline")
-    if baseline is not None:
-        row = baseline.loc["overall"]
-        print(f"Knowing the region alone: kappa {row.kappa:.3f}, AUROC {row.auroc:.3f} overall")
+    if "trainings" in scores.attrs:
+        from mura_fastai.results.repeats import format_repeats
+
+        print(format_repeats(scores, *([metrics] if metrics else [])))
+    else:
+        print(format_scores(scores, *([metrics] if metrics else [])))
+    for name, who in (("baseline", "Knowing the region alone"), ("always_normal", "Always normal")):
+        if scores.attrs.get(name) is not None:
+            row = scores.attrs[name].loc["overall"]
+            print(f"{who}: kappa {row.kappa:.3f}, AUROC {row.auroc:.3f}, accuracy {row.accuracy:.3f} overall")

@@ -53,6 +53,10 @@ def train(
     bs: shared.Batch = 64,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate; by the kind of network.")] = None,
     seed: shared.Seed = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Train this often, with --seed, --seed + 1, ...")] = 1,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Cross-validate: deal the patients to this many folds.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; runs/TIME-ARCH.")] = None,
     regions: shared.Regions = None,
     weights: shared.Weights = None,
@@ -78,19 +82,25 @@ def train(
 ):
     """Train a network, and score it.
 
-    Train on train, choose the epoch on tune, score on valid; all of it is kept in a run's folder.
+    Train on train, choose the epoch on tune, score on valid; all of it is kept in a run's folder. With --folds or
+    --seeds it holds a run for each; the same command again goes on where it was stopped.
 
     \b
     mura train MURA-v1.1 --arch resnet50.a1_in1k --epochs 30 --out runs/resnet50
+    mura train MURA-v1.1 --folds 5 --seeds 3 --out runs/folds
     """
     if store and no_store:
         raise InputError("--store and --no-store exclude each other; give one of them")
     run, scores = shared.experiment().train(
-        data, out, source, regions, split_seed, allow_leaks, max_bad, shared.interval(ci), arch=arch, size=size,
-        epochs=epochs, bs=bs, lr=lr, seed=seed, pretrained=not no_pretrained, weights=weights,
+        data, out, source, regions, split_seed, allow_leaks, max_bad, shared.interval(ci), folds, seeds, arch=arch,
+        size=size, epochs=epochs, bs=bs, lr=lr, seed=seed, pretrained=not no_pretrained, weights=weights,
         allow_missing=allow_missing, freeze_epochs=freeze_epochs, store=False if no_store else store,
         precision=precision, compile=compile, num_workers=workers,
     )  # fmt: skip
     shared.print_scores(scores, as_json, run=str(run), split="valid")
-    if not as_json:
+    if as_json:
+        return
+    if "trainings" in scores.attrs:
+        print(f"The runs lie in {run}, their predictions together in {run / 'predictions.csv'}")
+    else:
         print(f"The run lies in {run}; next: mura interpret {run}")

@@ -1,8 +1,8 @@
 """From data to scores: what the commands do, each a function."""
 
-import json
-import sys
+import os
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,60 +12,23 @@ from fastai.torch_core import set_seed
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.loose import input_images
 from mura_fastai.data.pixels import stderr_bar
-from mura_fastai.data.sources import find_source, read_images
-from mura_fastai.data.store import auto_store, build_store, store_folder
-from mura_fastai.data.studies import SPLITS, finish_images
+from mura_fastai.data.reading import name_skipped, read_data
+from mura_fastai.data.sources import find_source
+from mura_fastai.data.store import auto_store
 from mura_fastai.errors import InputError
-from mura_fastai.files import replacing, write_text
+from mura_fastai.files import replacing
+from mura_fastai.results.calibrate import decide_together
+from mura_fastai.results.compare import compare
+from mura_fastai.results.competition import competition_folders, write_competition
 from mura_fastai.results.interpret import MuraInterpretation, figures
-from mura_fastai.results.metrics import cross_entropy, region_baseline, score
+from mura_fastai.results.measures import cross_entropy
 from mura_fastai.results.predict import predict_images
-from mura_fastai.results.tables import read_predictions, scores_document, write_predictions
+from mura_fastai.results.repeats import decided_studies, evaluate_repeats, refuse_interval, repeats_of
+from mura_fastai.results.scoring import decision_of, evaluate_run, predictions_of
+from mura_fastai.results.tables import write_predictions
 from mura_fastai.training.learner import mura_learner
-from mura_fastai.training.runs import load_run, read_settings, read_table, train_run
-
-
-def select_regions(
-    images: pd.DataFrame,  # an images table
-    regions: list[str] | str | None,  # names, or one text with commas; all where not given
-) -> pd.DataFrame:
-    "The rows of some regions. Raises `InputError` for a region that is not in the table."
-    if not regions:
-        return images
-    wanted = [r.strip() for r in (regions.split(",") if isinstance(regions, str) else regions)]
-    known = sorted(set(images.region))
-    unknown = [r for r in wanted if r not in known]
-    if unknown:
-        raise InputError(f"no region {unknown[0]!r} in the data; there are {', '.join(known)}")
-    return finish_images(images[images.region.isin(wanted)], images.attrs.get("skipped"))
-
-
-def read_data(
-    data: str | Path,  # a dataset's folder, or a CSV
-    source: str | None = None,  # mura, fracatlas, folder or csv; found out where not given
-    regions: list[str] | str | None = None,  # some regions only
-    max_bad: float = 0.05,  # share of unusable files that is left out without asking
-    split_seed: int = 0,  # another seed, another split (of data without an official one)
-    allow_leaks: bool = False,  # go on although a patient is in both train and valid
-    size: int | None = None,  # of the cache's store, which is about to be used: MURA's files are decoded into it once
-) -> pd.DataFrame:  # the images table
-    "The images table that the commands work on, with what was left out said on stderr."
-
-    def by_store(images: pd.DataFrame) -> list[dict]:
-        return auto_store(images, size, stderr_bar("decoding images")).skipped
-
-    images = read_images(
-        data, source, max_bad=max_bad, seed=split_seed, allow_leaks=allow_leaks,
-        progress=stderr_bar("checking images"), check=by_store if size else None,
-    )  # fmt: skip
-    skipped = images.attrs["skipped"]
-    if skipped:
-        print(f"left out {len(skipped)} files, such as {_named(skipped[0])}", file=sys.stderr)
-    return select_regions(images, regions)
-
-
-def _named(bad: dict) -> str:
-    return f"{bad['path']} ({bad['reason']})"
+from mura_fastai.training.repeats import check_repeats, is_repeats, read_repeats, sub_runs, train_repeats
+from mura_fastai.training.runs import load_run, read_settings, train_run
 
 
 def train(
@@ -77,75 +40,79 @@ def train(
     allow_leaks: bool = False,  # go on although a patient is in both train and valid
     max_bad: float = 0.05,  # share of unusable files that is left out without asking
     ci: str | None = "bootstrap",  # intervals of the scores
+    folds: int | None = None,  # cross-validation: each fold in turn is scored by what was trained on the others
+    seeds: int = 1,  # trainings that differ in their seed alone
     **settings,  # of `train_run`: arch, size, epochs, bs, lr, seed, pretrained, weights, ...
 ) -> tuple[Path, pd.DataFrame]:  # the run's folder; scores of its valid rows, indexed by region
-    "`mura train`: read the data, train on train, choose on tune, score on valid; all of it kept in a run folder."
+    """`mura train`: read the data, train on train, choose on tune, score on valid; all of it kept in a run folder.
+
+    With folds or seeds the folder holds a run for each of them, and the scores are those of `score_repeats`."""
+    repeated = folds is not None or seeds != 1
+    if repeated:
+        check_repeats(folds, seeds)
+        refuse_interval(ci)
+    elif out is not None and is_repeats(out):
+        raise InputError(f"{out}: holds the runs of several folds or seeds; choose another folder (--out)")
     source = source or find_source(data)
     size = settings.get("size", 320) if settings.get("store") in (None, True) else None
     images = read_data(data, source, regions, max_bad, split_seed, allow_leaks, size)
     told = dict(path=str(Path(data).absolute()), source=source, split_seed=split_seed)
+    if repeated:
+        if size:
+            # Once for all folds: some of them alone would find another place in the cache.
+            settings["store"] = auto_store(images, size, stderr_bar("decoding images"))
+        evaluate = partial(evaluate_run, ci=ci)
+        out = train_repeats(images, out, evaluate, folds, seeds, max_bad=max_bad, data=told, **settings)
+        return out, evaluate_repeats(out, ci)
     out = train_run(images, out, max_bad=max_bad, data=told, **settings)
     return out, evaluate_run(out, ci=ci)
 
 
-def evaluate_run(
-    run: str | Path,  # a run's folder
-    data: str | Path | None = None,  # other data than the run's own
-    split: str = "valid",  # rows to score
+def evaluate(
+    run: str | Path,  # a run's folder, or one that holds the runs of several folds or seeds
+    *args,  # of `evaluate_run`
     ci: str | None = "bootstrap",  # bootstrap, asymptotic, official or None
-    source: str | None = None,  # of data: mura, fracatlas, folder or csv
+    **kwargs,  # of `evaluate_run`: split, source, threshold
 ) -> pd.DataFrame:  # scores, indexed by region
-    "`mura evaluate`: study-level scores. Of the run's own valid rows they are kept in its folder."
-    preds = predictions_of(run, data, split, source)
-    scores = score(preds, ci=ci)
-    scores.attrs["baseline"] = baseline_of(run, preds)
-    if data is None and split == "valid":
-        write_text(Path(run) / "metrics.json", json.dumps(scores_document(scores, split=split), indent=1))
-    return scores
+    "`mura evaluate`: the scores of a run, or those of several trainings of one recipe."
+    if not is_repeats(run):
+        return evaluate_run(run, *args, ci=ci, **kwargs)
+    if args or kwargs.get("split", "valid") != "valid" or kwargs.get("threshold") is not None:
+        raise InputError(f"{run}: holds several runs, scored together on what each reports; give one of them for more")
+    return evaluate_repeats(run, ci)
 
 
-def predictions_of(
-    run: str | Path,  # a run's folder
-    data: str | Path | None = None,  # other data than the run's own
-    split: str = "valid",  # rows to predict
+def compare_runs(
+    runs: list[
+        str | Path
+    ],  # two or more; seeds of one recipe as one folder of runs, or with commas between their folders
+    data: str | Path | None = None,  # other data than the runs' own
+    split: str = "valid",  # rows to compare on
     source: str | None = None,  # of data: mura, fracatlas, folder or csv
-) -> pd.DataFrame:  # the predictions table
-    "Predictions of a run: its own valid ones are made once and read again, so they need no data and no second pass."
-    run, settings = Path(run), read_settings(run)
-    if split not in SPLITS:
-        raise InputError(f"unknown split {split!r}; the known ones are {', '.join(SPLITS)}")
-    kept, own = run / "predictions.csv", read_table(run / "images.csv")
-    mine = data is None and split == "valid"
-    if mine and kept.exists() and kept.stat().st_mtime >= (run / "weights" / "best.safetensors").stat().st_mtime:
-        return read_predictions(kept)
-    # Data without an official split is split as the run's was, or rows it trained on would come as valid ones.
-    seed = (settings.get("data") or {}).get("split_seed", 0)
-    images = own if data is None else read_data(data, source, max_bad=1.0, split_seed=seed)
-    images = images[images.split == split]
-    if images.empty:
-        raise InputError(f"{data or run}: no rows of split {split!r}")
-    seen = set(own.path[own.split.isin(("train", "tune"))])
-    if split in ("valid", "test") and images.path.isin(seen).any():
-        print(
-            f"{images.path.isin(seen).sum()} of {len(images)} images were trained on; scores are too good",
-            file=sys.stderr,
+    metrics: tuple = ("kappa", "auroc"),  # names in `METRICS`
+) -> tuple[pd.DataFrame, list[str]]:  # see `compare`; names of the arms
+    "`mura compare`: what each run decides, study by study, held against the first."
+    arms, names = zip(*(_arm(run, data, split, source) for run in runs), strict=True)
+    names = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
+    return compare(*arms, names=names, metrics=metrics), names
+
+
+def _arm(run: str | Path, data, split: str, source) -> tuple[list[pd.DataFrame], str]:
+    "Decided studies, one table a training, and a name."
+    if is_repeats(run) and data is None and split == "valid":
+        return repeats_of(run, decided_studies), Path(run).name
+    if is_repeats(run) and read_repeats(run)[0]["folds"]:
+        raise InputError(f"{run}: its folds are compared on what each reports; leave data and split away, or name runs")
+    each = sub_runs(run) if is_repeats(run) else [Path(run)] if Path(run).exists() else map(Path, str(run).split(","))
+    each = list(each)
+    recipes = {tuple(read_settings(one)[k] for k in ("arch", "size")) for one in each}
+    if len(recipes) > 1:
+        raise InputError(
+            f"{run}: not one recipe ({' and '.join(f'{a} at {s} px' for a, s in recipes)}); give them apart"
         )
-    # Where the run's images lie decoded already, they are taken as they are.
-    decoded = store_folder(own, settings["size"]) if data is None else None
-    store = build_store(images, decoded, settings["size"], wait=True) if decoded and decoded.exists() else None
-    preds = predict_images(load_run(run), images, max_bad=settings.get("max_bad", 0.05) if mine else 1.0, store=store)
-    if mine:
-        write_predictions(preds, kept)
-    return preds
-
-
-def baseline_of(
-    run: str | Path,  # a run's folder
-    preds: pd.DataFrame,  # what it predicted
-) -> pd.DataFrame:  # scores, indexed by region
-    "What knowing the region alone would score on the same rows; every model must beat it."
-    images = read_table(Path(run) / "images.csv")
-    return score(region_baseline(images[images.split.isin(("train", "tune"))], preds), ci=None)
+    tables = [decision_of(one).apply(predictions_of(one, data, split, source)) for one in each]
+    common = os.path.commonprefix([one.name for one in each]).rstrip("-_. ")
+    return tables, (common if len(each) > 1 and common else each[0].name)
 
 
 def interpret_run(
@@ -157,7 +124,7 @@ def interpret_run(
     source: str | None = None,  # of data: mura, fracatlas, folder or csv
 ) -> tuple[MuraInterpretation, list[Path]]:  # the interpretation, and the figures written
     "`mura interpret`: confusion matrices and top losses, drawn into the run's folder `figures`."
-    interp = MuraInterpretation(predictions_of(run, data, split, source))
+    interp = MuraInterpretation(predictions_of(run, data, split, source), decision=decision_of(run))
     if out is None:
         # Those of other rows lie apart, so that a run's own figures are always of its valid rows.
         name = "-".join(
@@ -170,18 +137,34 @@ def interpret_run(
 def predict(
     runs: list[str | Path],  # folders of runs; the probabilities of several are averaged
     inputs: list[str | Path],  # image files, folders, dataset roots, headerless CSVs of image paths
-    out: str | Path | None = "predictions.csv",  # the predictions table; None writes no file
-) -> pd.DataFrame:  # the predictions table, a row an image
-    "`mura predict`: the probability of abnormal for files, by one run or by several together."
+    out: str | Path | None = "predictions.csv",  # where the predictions go; None writes no file
+    format: str | None = None,  # of `out`: table, competition, or by the input: see `competition_folders`
+) -> pd.DataFrame:  # the predictions table, a row an image; `attrs["format"]` is what was written
+    """`mura predict`: the probability of abnormal for files, by one run or by several together.
+
+    `p_abnormal` is an image's, as the network gives it; `p_study` its study's, pooled and calibrated, and `abnormal`
+    the decision, both as the runs decide (see `decide_together`). In the competition's format `out` has a row a study
+    of the input, in its order; those without a readable image are left out and named in `attrs["undecided"]`.
+    """
     if not runs:
         raise InputError("no run given; a run's folder holds settings.yaml (mura train makes one)")
+    runs = [one for run in runs for one in (sub_runs(run) if is_repeats(run) else [run])]
+    folders = competition_folders(inputs, format)
     images = input_images(inputs)
     tables = [predict_images(load_run(run), images) for run in runs]
     preds = tables[0].assign(p_abnormal=sum(t.p_abnormal for t in tables) / len(tables))
     preds["loss"] = cross_entropy(preds.label, preds.p_abnormal)
     if preds.empty:
-        raise InputError(f"none of {len(images)} images can be read, such as {_named(preds.attrs['skipped'][0])}")
-    if out is not None:
+        raise InputError(f"none of {len(images)} images can be read, such as {name_skipped(preds.attrs['skipped'][0])}")
+    studies = decide_together(tables, [decision_of(run) for run in runs]).set_index("study")
+    preds["p_study"], preds["abnormal"] = (preds["study"].map(studies[c]) for c in ("p_abnormal", "abnormal"))
+    preds.attrs["format"] = "competition" if folders else "table"
+    if folders:
+        preds.attrs["undecided"] = [s for s in folders if s not in studies.index]
+        studies = studies.loc[[s for s in folders if s in studies.index]].reset_index()
+    if out is not None and folders:
+        write_competition(studies.assign(folder=studies.study.map(folders)), out)
+    elif out is not None:
         write_predictions(preds, Path(out))
     return preds
 

@@ -111,7 +111,7 @@ def train_run(
         allow_missing=allow_missing, precision=learn.precision, compile=compile,
         store=str(decoded.path) if store not in (None, True, False) else store is not False, num_workers=num_workers,
         max_bad=max_bad,
-        data=_provenance(images, data), versions=versions(),
+        data=provenance_of(images, data), versions=versions(),
         commit=checkout()["commit"], device=str(dls.device),
     )  # fmt: skip
     write_text(out / "settings.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
@@ -184,7 +184,7 @@ def _write_table(table: pd.DataFrame, file: Path):
         table.to_csv(aside, index=False, errors="surrogateescape")
 
 
-def _provenance(images: pd.DataFrame, data: dict | None) -> dict:
+def provenance_of(images: pd.DataFrame, data: dict | None) -> dict:
     "Which data it was: where from, how many, and a fingerprint of studies, labels and splits."
     told = images[["study", "view", "label", "split"]].to_csv(index=False)
     return {

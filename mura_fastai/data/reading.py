@@ -1,0 +1,58 @@
+"""The images table that commands work on: read, decoded once into the cache's store, some regions of it."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from mura_fastai.data.pixels import stderr_bar
+from mura_fastai.data.sources import read_images
+from mura_fastai.data.store import auto_store
+from mura_fastai.data.studies import finish_images
+from mura_fastai.errors import InputError
+
+
+def select_regions(
+    images: pd.DataFrame,  # an images table
+    regions: list[str] | str | None,  # names, or one text with commas; all where not given
+) -> pd.DataFrame:
+    "The rows of some regions. Raises `InputError` for a region that is not in the table."
+    if not regions:
+        return images
+    wanted = [r.strip() for r in (regions.split(",") if isinstance(regions, str) else regions)]
+    known = sorted(set(images.region))
+    unknown = [r for r in wanted if r not in known]
+    if unknown:
+        raise InputError(f"no region {unknown[0]!r} in the data; there are {', '.join(known)}")
+    return finish_images(images[images.region.isin(wanted)], images.attrs.get("skipped"))
+
+
+def read_data(
+    data: str | Path,  # a dataset's folder, or a CSV
+    source: str | None = None,  # mura, fracatlas, folder or csv; found out where not given
+    regions: list[str] | str | None = None,  # some regions only
+    max_bad: float = 0.05,  # share of unusable files that is left out without asking
+    split_seed: int = 0,  # another seed, another split (of data without an official one)
+    allow_leaks: bool = False,  # go on although a patient is in both train and valid
+    size: int | None = None,  # of the cache's store, which is about to be used: MURA's files are decoded into it once
+) -> pd.DataFrame:  # the images table
+    "The images table that the commands work on, with what was left out said on stderr."
+
+    def by_store(images: pd.DataFrame) -> list[dict]:
+        return auto_store(images, size, stderr_bar("decoding images")).skipped
+
+    images = read_images(
+        data, source, max_bad=max_bad, seed=split_seed, allow_leaks=allow_leaks,
+        progress=stderr_bar("checking images"), check=by_store if size else None,
+    )  # fmt: skip
+    skipped = images.attrs["skipped"]
+    if skipped:
+        print(f"left out {len(skipped)} files, such as {name_skipped(skipped[0])}", file=sys.stderr)
+    return select_regions(images, regions)
+
+
+def name_skipped(
+    bad: dict,  # path and reason
+) -> str:
+    "A file that was left out, and why, in a few words."
+    return f"{bad['path']} ({bad['reason']})"

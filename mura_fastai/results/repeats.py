@@ -1,0 +1,198 @@
+"""Several trainings of one recipe in one score: their mean, how sure the studies make it, how far seeds differ."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mura_fastai.errors import InputError
+from mura_fastai.files import write_text
+from mura_fastai.results.calibrate import read_decision
+from mura_fastai.results.intervals import bca_bounds, bootstrap_weights, influence, without_perfect
+from mura_fastai.results.measures import METRICS, cross_entropy, point_scores
+from mura_fastai.results.metrics import always_normal, decided, name_of, region_baseline, score, study_arrays
+from mura_fastai.results.tables import read_predictions, scores_document, write_predictions
+from mura_fastai.training.repeats import is_finished, read_repeats
+from mura_fastai.training.runs import read_table
+
+
+def refuse_interval(
+    ci: str | None,  # kind of interval
+):
+    "Raise `InputError` for an interval that several trainings cannot have."
+    if ci not in ("bootstrap", None):
+        raise InputError(f"there is no {ci!r} interval of several trainings: choose bootstrap or none (--ci)")
+
+
+def score_repeats(
+    tables: list[pd.DataFrame],  # one a seed: predictions or (decided) studies tables of the same studies
+    ci: str | None = "bootstrap",  # kind of 95 % interval: bootstrap or None
+    pool: str = "mean",  # how views become a study
+    n_boot: int = 2000,  # bootstrap: resamples
+    seed: int = 0,  # bootstrap: of the draws
+) -> pd.DataFrame:  # indexed by region, then "overall" and "macro", with the columns of `score` and NAME_seed_sd
+    """Each score as the mean over trainings of the score of one of them; the ensemble's is another, mostly better one.
+
+    NAME_lo and NAME_hi are the 95 % interval of that mean over patients, by the draws of `score`, the same for all
+    seeds: what other patients would change. NAME_seed_sd is the standard deviation between seeds (n - 1; NaN for one
+    seed): what another seed would change. Neither holds the other. In cross-validation a seed's score is that of all
+    folds' studies together, so that its AUROC also compares probabilities of different networks.
+    A table with a column `abnormal` is decided by it, another one by p_abnormal > 0.5. Raises `InputError` as `score`
+    does, and for tables that differ in their studies or labels."""
+    refuse_interval(ci)
+    if not tables:
+        raise InputError("no table of predictions: give one a seed")
+    if n_boot < 1:
+        raise InputError(f"n_boot is {n_boot}: give at least 1, or ci=None for no interval")
+    tables = [decided(t, pool=pool) for t in tables]
+    seeds, arrays = zip(*map(study_arrays, tables), strict=True)
+    keys = ["study", "region", "patient", "label"]
+    for i, studies in enumerate(seeds):
+        if not studies[keys].equals(seeds[0][keys]):
+            raise InputError(f"tables 1 and {i + 1} differ in studies or labels: give predictions of the same rows")
+    label, _, _, groups, patient = arrays[0]
+    told = [(p, pred) for _, p, pred, _, _ in arrays]
+    each = np.stack([point_scores(label, p, pred, groups) for p, pred in told])
+    counts = [(len(i), int(label[i].sum())) for i in groups.values()]
+    scores = pd.DataFrame(counts + counts[-1:], pd.Index([*groups, "macro"], name="region"), ["n", "n_abnormal"])
+    scores[list(METRICS)] = each.mean(0)
+    if ci:
+        bounds = _bounds_of_mean(label, told, groups, patient, n_boot, seed)
+        for m, name in enumerate(METRICS):
+            scores[f"{name}_lo"], scores[f"{name}_hi"] = bounds[:, :, m]
+    scores[[f"{name}_seed_sd" for name in METRICS]] = each.std(0, ddof=1) if len(told) > 1 else np.nan
+    how = [t.attrs.get("decision") for t in tables]
+    # Tables of several folds come without: each fold may have been decided in its own way.
+    alike = how[0] if how[0] and all(h == how[0] for h in how) else {"threshold": "as decided", "pool": "as decided"}
+    scores.attrs = {"ci": ci, "threshold": alike["threshold"], "pool": alike["pool"], "trainings": len(told)}
+    scores.attrs |= {"n_boot": n_boot, "seed": seed} if ci else {}
+    return scores
+
+
+def _bounds_of_mean(label, told, groups, patient, n_boot, seed) -> np.ndarray:
+    "95 % intervals of the means over seeds, 2 x (groups + 1) x METRICS, as `bootstrap_bounds` has them of one."
+
+    def mean(measure, *rest):
+        return np.mean([measure(label, p, pred, groups, *rest) for p, pred in told], 0)
+
+    draws = np.concatenate([mean(point_scores, w) for w in bootstrap_weights(patient, n_boot, seed)])
+    # The influence of a patient on a mean is the mean of the influences.
+    points, pulls = mean(point_scores), mean(influence, patient)
+    return without_perfect(bca_bounds(draws, points, pulls, groups, patient), points, label, groups, patient)
+
+
+def decided_studies(
+    run: Path,  # one run
+    preds: pd.DataFrame,  # its predictions
+) -> pd.DataFrame:  # a row a study
+    "The studies of one run, decided as that run has it. Its own temperature and threshold come in here, nowhere else."
+    # A finished run without a decision had too few tune rows to choose one: it decides at one half.
+    return decided(preds, decision=read_decision(run))
+
+
+def repeats_of(
+    run: str | Path,  # the folder of all runs
+    form: Callable[[Path, pd.DataFrame], pd.DataFrame] | None = None,  # makes a table of a run and its predictions
+) -> list[pd.DataFrame]:  # one a seed: predictions of its valid rows, all folds one after another, with `fold`
+    "The predictions of each seed. Raises `InputError` where one of the runs is not finished."
+    run, seeds = Path(run), {}
+    for repeat in read_repeats(run)[1]:
+        sub = run / repeat.name
+        if not is_finished(sub):
+            raise InputError(f"{sub}: not finished; give the same mura train again, it goes on there")
+        table = read_predictions(sub / "predictions.csv")
+        table = form(sub, table) if form else table
+        seeds.setdefault(repeat.seed, []).append(table if repeat.fold is None else table.assign(fold=repeat.fold))
+    return [pd.concat(tables, ignore_index=True) for tables in seeds.values()]
+
+
+def out_of_fold(
+    run: str | Path,  # the folder of all runs
+) -> pd.DataFrame:  # the predictions table: `p_seedN` a seed, `p_abnormal` their mean, `fold` where there are folds
+    """Every reported image once, predicted by the networks that never saw its patient.
+
+    An image that one of the seeds could not read is left out."""
+    tables = [t.set_index("path") for t in repeats_of(run)]
+    seeds = read_repeats(run)[0]["seeds"]
+    p = pd.concat({f"p_seed{s}": t.p_abnormal for s, t in zip(seeds, tables, strict=True)}, axis=1, join="inner")
+    # In the order of the data, which all runs keep.
+    order = read_table(Path(run) / read_repeats(run)[1][0].name / "images.csv").path
+    rows = tables[0].drop(columns=["p_abnormal", "loss"]).join(p, how="inner")
+    rows = rows.loc[order[order.isin(rows.index)]].rename_axis("path").reset_index()
+    rows["p_abnormal"] = rows[list(p)].mean(axis=1)
+    rows["loss"] = cross_entropy(rows.label, rows.p_abnormal)
+    return rows
+
+
+def evaluate_repeats(
+    run: str | Path,  # the folder of all runs
+    ci: str | None = "bootstrap",  # bootstrap or None
+) -> pd.DataFrame:  # scores as of `score_repeats`, indexed by region
+    "Score all runs of a folder together; predictions.csv and metrics.json are kept in it."
+    run, (told, plan) = Path(run), read_repeats(run)
+    scores = score_repeats(repeats_of(run, decided_studies), ci)
+    preds = out_of_fold(run)
+    scores.attrs |= {"folds": told["folds"], "seeds": told["seeds"]}
+    scores.attrs["baseline"] = score(_region_only(run, plan, preds), ci=None)
+    scores.attrs["always_normal"] = score(always_normal(preds), ci=None)
+    write_predictions(preds, run / "predictions.csv")
+    write_text(run / "metrics.json", json.dumps(scores_document(scores, split="valid"), indent=1))
+    return scores
+
+
+def _region_only(run: Path, plan: list, preds: pd.DataFrame) -> pd.DataFrame:
+    "What knowing the region alone would predict: of each fold, as trained on the others. The seeds share their splits."
+    tables = []
+    for repeat in (r for r in plan if r.seed == plan[0].seed):
+        images = read_table(run / repeat.name / "images.csv")
+        rows = preds if repeat.fold is None else preds[preds.fold == repeat.fold]
+        tables.append(region_baseline(images[images.split.isin(("train", "tune"))], rows))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _short(x: float) -> str:
+    "0.421 as .42, -0.05 as -.05, 1 as 1.0."
+    x = round(x, 2) + 0.0  # + 0.0: no -.00
+    return f"{x:.2f}".replace("0.", ".", 1) if abs(x) < 1 else f"{x:.1f}"
+
+
+def _cell(row: pd.Series, name: str, interval: bool) -> str:
+    if np.isnan(row[name]):
+        one_class = row["n_abnormal"] in (0, row["n"]) and name in ("kappa", "auroc")
+        return "n/a (one class)" if one_class else "n/a"
+    lo, hi, sd = (row.get(f"{name}_{end}", np.nan) for end in ("lo", "hi", "seed_sd"))
+    between = f" [{_short(lo)}, {_short(hi)}]" if interval and not np.isnan(lo) else ""
+    return _short(row[name]) + between + ("" if np.isnan(sd) else f" ± {_short(sd)}")
+
+
+def format_repeats(
+    scores: pd.DataFrame,  # from `score_repeats`
+    metrics: tuple = ("kappa", "auroc"),  # columns to show with their interval
+    plain: tuple = ("sensitivity", "specificity"),  # columns to show without it
+) -> str:
+    "The scores as a plain text table, below 100 characters wide, with lines that say which number is which."
+    head = ["region", "n", "abnormal", *map(name_of, (*metrics, *plain))]
+    rows = [
+        [str(i), f"{r['n']:.0f}", f"{r['n_abnormal']:.0f}", *(_cell(r, m, m in metrics) for m in (*metrics, *plain))]
+        for i, r in scores.iterrows()
+    ]
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [
+        "  ".join(c.rjust(widths[i]) if i in (1, 2) else c.ljust(widths[i]) for i, c in enumerate(row)).rstrip()
+        for row in [head, *rows]
+    ]
+    lines.insert(-2, "-" * max(map(len, lines)))
+    return "\n".join([*lines, *_notes(scores.attrs)])
+
+
+def _notes(how: dict) -> list[str]:
+    n = how["trainings"]
+    of = "One training" if n == 1 else f"Mean over {n} trainings, a seed each"
+    of += f", of {how['folds']} folds" if how.get("folds") else ""
+    decided = f"{how['pool']} over views, abnormal above {how['threshold']}"
+    notes = [f"{of}. Studies, {'as each run decides' if how['threshold'] == 'as decided' else decided}"]
+    if how["ci"]:
+        notes.append(f"[ ]: 95 % interval of it for other patients: bootstrap of patients, {how['n_boot']} draws")
+    return notes if n == 1 else [*notes, "±: standard deviation between the seeds, which is no part of the interval"]

@@ -1,0 +1,130 @@
+"""A run and its rows: what it predicts of them, how it decides, and what that is worth."""
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from mura_fastai.data.reading import read_data
+from mura_fastai.data.store import build_store, store_folder
+from mura_fastai.data.studies import SPLITS
+from mura_fastai.errors import InputError
+from mura_fastai.files import write_text
+from mura_fastai.results.calibrate import Decision, choose_decision, read_decision, write_decision
+from mura_fastai.results.metrics import always_normal, check_interval, region_baseline, score
+from mura_fastai.results.predict import predict_images
+from mura_fastai.results.tables import read_predictions, scores_document, write_predictions
+from mura_fastai.training.runs import load_run, read_settings, read_table
+
+# What a run keeps of its own rows: those that are reported, and those that are chosen on.
+KEPT = {"valid": "predictions.csv", "tune": "predictions-tune.csv"}
+
+
+def predictions_of(
+    run: str | Path,  # a run's folder
+    data: str | Path | None = None,  # other data than the run's own
+    split: str = "valid",  # rows to predict
+    source: str | None = None,  # of data: mura, fracatlas, folder or csv
+) -> pd.DataFrame:  # the predictions table
+    "Predictions of a run: of its own valid and tune rows made once and read again, without data or a second pass."
+    run, settings = Path(run), read_settings(run)
+    if split not in SPLITS:
+        raise InputError(f"unknown split {split!r}; the known ones are {', '.join(SPLITS)}")
+    kept, own = run / KEPT.get(split, ""), read_table(run / "images.csv")
+    mine = data is None and split in KEPT
+    if mine and kept.exists() and kept.stat().st_mtime >= (run / "weights" / "best.safetensors").stat().st_mtime:
+        return read_predictions(kept)
+    # Data without an official split is split as the run's was, or rows it trained on would come as valid ones.
+    seed = (settings.get("data") or {}).get("split_seed", 0)
+    images = own if data is None else read_data(data, source, max_bad=1.0, split_seed=seed)
+    images = images[images.split == split]
+    if images.empty:
+        raise InputError(f"{data or run}: no rows of split {split!r}")
+    seen = set(own.path[own.split.isin(("train", "tune"))])
+    if split in ("valid", "test") and images.path.isin(seen).any():
+        print(
+            f"{images.path.isin(seen).sum()} of {len(images)} images were trained on; scores are too good",
+            file=sys.stderr,
+        )
+    # Where the run's images lie decoded already, they are taken as they are: in the store that it was trained from, or
+    # in the one that the cache has for its table.
+    named = settings.get("store")
+    decoded = (Path(named) if isinstance(named, str) else store_folder(own, settings["size"])) if data is None else None
+    store = build_store(images, decoded, settings["size"], wait=True) if decoded and decoded.exists() else None
+    preds = predict_images(load_run(run), images, max_bad=settings.get("max_bad", 0.05) if mine else 1.0, store=store)
+    if mine:
+        write_predictions(preds, kept)
+    return preds
+
+
+def decision_of(
+    run: str | Path,  # a run's folder
+) -> Decision:
+    "How a run decides: what its decision.yaml says, or what is chosen on its tune rows and kept there."
+    kept = read_decision(run)
+    if kept is not None:
+        return kept
+    try:
+        tune = predictions_of(run, split="tune")
+    except InputError as e:
+        print(f"no threshold could be chosen, so abnormal is above 0.5: {e}", file=sys.stderr)
+        return Decision()
+    try:
+        decision = choose_decision(tune)
+    except InputError as e:
+        print(f"no threshold was chosen, so abnormal is above 0.5: {e}", file=sys.stderr)
+        decision = Decision(chosen_on={"not chosen": str(e)})
+    write_decision(decision, run)
+    return decision
+
+
+def calibrate_run(
+    run: str | Path,  # a run's folder
+    by: str = "kappa",  # of the threshold: kappa, youden, or a wanted sensitivity such as sensitivity=0.9
+    per_region: bool = False,  # numbers of their own for regions with enough studies
+    temperature: bool = True,  # calibrate as well
+    pool: str = "mean",  # how views become a study
+    threshold: float | None = None,  # this one, and nothing is chosen
+    least: int = 20,  # studies of either label that a choice needs
+) -> Decision:
+    "`mura calibrate`: choose anew, on the run's tune rows, how it decides; every later command decides so."
+    read_settings(run)
+    if threshold is None:
+        decision = choose_decision(predictions_of(run, split="tune"), by, per_region, temperature, pool, least)
+    elif 0 <= threshold <= 1:
+        decision = Decision(threshold, pool=pool)
+    else:
+        raise InputError(f"the threshold is {threshold}: give a probability from 0 to 1")
+    write_decision(decision, run)
+    return decision
+
+
+def evaluate_run(
+    run: str | Path,  # a run's folder
+    data: str | Path | None = None,  # other data than the run's own
+    split: str = "valid",  # rows to score
+    ci: str | None = "bootstrap",  # bootstrap, asymptotic, official or None
+    source: str | None = None,  # of data: mura, fracatlas, folder or csv
+    threshold: float | str | None = None,  # another than the run's: a number, or a rule to choose one by on tune
+) -> pd.DataFrame:  # scores, indexed by region
+    "`mura evaluate`: study-level scores, decided as the run decides; those of its own valid rows are kept with it."
+    check_interval(ci)  # before anything is predicted
+    preds = predictions_of(run, data, split, source)
+    tune = predictions_of(run, split="tune") if isinstance(threshold, str) else None
+    how = dict(decision=decision_of(run)) if threshold is None else dict(threshold=threshold, tune=tune)
+    scores = score(preds, ci=ci, **how)
+    scores.attrs["baseline"] = region_only(run, preds)
+    scores.attrs["always_normal"] = score(always_normal(preds), ci=None)
+    if data is None and split == "valid" and threshold is None:
+        write_text(Path(run) / "metrics.json", json.dumps(scores_document(scores, split=split), indent=1))
+    return scores
+
+
+def region_only(
+    run: str | Path,  # a run's folder
+    preds: pd.DataFrame,  # what it predicted
+) -> pd.DataFrame:  # scores, indexed by region
+    "What knowing the region alone would score on the same rows; every model must beat it."
+    images = read_table(Path(run) / "images.csv")
+    return score(region_baseline(images[images.split.isin(("train", "tune"))], preds), ci=None)

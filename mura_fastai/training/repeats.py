@@ -1,0 +1,249 @@
+"""Folds and seeds: one recipe trained many times, each training a run of its own, taken up where it was stopped."""
+
+import gc
+import inspect
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import filelock
+import numpy as np
+import pandas as pd
+import yaml
+
+from mura_fastai.data.store import Store
+from mura_fastai.data.studies import finish_images, patient_folds, tune_split
+from mura_fastai.errors import InputError
+from mura_fastai.files import read_yaml, write_text
+from mura_fastai.provenance import checkout, versions
+from mura_fastai.training.runs import provenance_of, read_settings, train_run
+
+FORMAT = 1  # of repeats.yaml
+FILE = "repeats.yaml"
+# Of `train_run`: what differs between the trainings of one plan, and what two calls may do differently all the same.
+_NOT_ASKED = {"images", "out", "seed", "data", "store", "num_workers"}
+
+
+class Repeat(NamedTuple):
+    "One training of a plan."
+
+    name: str  # of its folder
+    fold: int | None  # the fold that is reported on, from 0; None without folds
+    seed: int  # of the training
+
+
+def plan_repeats(
+    folds: int | None,  # number of folds; None: the table's own split
+    seeds: list[int],  # of the trainings
+) -> list[Repeat]:  # in the order of training: all folds of the first seed, then of the next
+    "What is trained, and what the folders are called."
+    if folds is None:
+        return [Repeat(f"seed{s}", None, s) for s in seeds]
+    return [Repeat(f"fold{f}-seed{s}", f, s) for s in seeds for f in range(folds)]
+
+
+def check_repeats(
+    folds: int | None,  # number of folds; None: the table's own split
+    seeds: int,  # number of seeds
+):
+    "Raise `InputError` for numbers that make no plan."
+    if folds is not None and folds < 2:
+        raise InputError(f"{folds} fold(s): nothing would be left to train on; ask for at least two (--folds)")
+    if seeds < 1:
+        raise InputError(f"{seeds} seeds: nothing would be trained; ask for at least one (--seeds)")
+
+
+def official_splits(
+    images: pd.DataFrame,  # an images table as it was read
+    source: str | None = None,  # mura, fracatlas, folder or csv
+) -> set[str]:  # some of train, tune, valid and test
+    "The splits that the source itself makes; the others were dealt out by patient as it was read."
+    # Where nobody says, a valid row is taken for an official one: it is better spared than used up.
+    return set(images.attrs.get("official", () if source == "fracatlas" else ("train", "valid", "test")))
+
+
+def fold_tables(
+    images: pd.DataFrame,  # an images table
+    folds: int,  # how many
+    split_seed: int = 0,  # another seed, other folds; the seeds of training leave them alone
+    official: set[str] = frozenset(("valid", "test")),  # splits of the source's own, from `official_splits`
+) -> list[pd.DataFrame]:  # for each fold its images table, whose valid rows are that fold
+    """Deal the rows out to folds by patient; each fold in turn is valid, and a tenth of the rest is tune.
+
+    Valid and test rows of an official split are in none of the tables, so that they stay unseen. Raises `InputError`
+    for fewer patients than folds."""
+    pool = images[(images.split != "test") & ~((images.split == "valid") & ("valid" in official))]
+    if pool.patient.nunique() < folds:
+        raise InputError(f"{folds} folds of {pool.patient.nunique()} patients: ask for fewer (--folds)")
+    fold, tables = patient_folds(pool, folds, split_seed), []
+    for f in range(folds):
+        table = pool.assign(split=np.where(fold == f, "valid", "train")).astype({"split": "str"})
+        tables.append(finish_images(tune_split(table, seed=split_seed), images.attrs.get("skipped")))
+    return tables
+
+
+def train_repeats(
+    images: pd.DataFrame,  # an images table
+    out: str | Path | None,  # the folder of all runs; made from architecture and time where not given
+    evaluate: Callable[[Path], object],  # called with the folder of each run; leaves predictions.csv and metrics.json
+    folds: int | None = None,  # number of folds; None: the table's own split
+    seeds: int = 1,  # trainings of each fold, by `seed`, `seed` + 1, ...
+    seed: int = 0,  # the first of them
+    store: Store | str | Path | bool | None = None,  # decoded images that all trainings take, as of `train_run`
+    num_workers: int | None = None,  # decoding threads
+    data: dict | None = None,  # where the images come from: path, source, split_seed
+    **settings,  # of `train_run`: arch, size, epochs, bs, lr, ...
+) -> Path:  # the folder of all runs
+    """Train one recipe on each fold with each seed; every training leaves a whole run folder in `out`.
+
+    Called again with the same settings it keeps the finished runs, trains an unfinished one anew and goes on. Raises
+    `InputError` for changed settings or data, for a folder that holds a single run, and while another process trains
+    there."""
+    check_repeats(folds, seeds)
+    data, seeds = data or {}, list(range(seed, seed + seeds))
+    out = Path(out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.get('arch', 'mura_cnn')}-repeats")
+    split_seed, official = data.get("split_seed", 0), official_splits(images, data.get("source"))
+    tables = {None: images} if folds is None else dict(enumerate(fold_tables(images, folds, split_seed, official)))
+    told = dict(
+        format=FORMAT, folds=folds, seeds=seeds, settings=_asked(settings), data=provenance_of(images, data),
+        versions=versions(), commit=checkout()["commit"],
+    )  # fmt: skip
+    with _alone(out):
+        _write_plan(out, told)
+        if folds and len(tables[0]) < len(images):
+            left = f"{len(images) - len(tables[0])} images of an official split"
+            print(f"{left} are left out of all folds and stay unseen", file=sys.stderr)
+        for repeat in plan_repeats(folds, seeds):
+            if _start(out, repeat, folds):
+                fold = {} if folds is None else {"folds": folds, "fold": repeat.fold}
+                run = train_run(
+                    tables[repeat.fold], out / repeat.name, seed=repeat.seed, store=store, num_workers=num_workers,
+                    data={**data, **fold}, **settings,
+                )  # fmt: skip
+                evaluate(run)
+                # A Learner and its callbacks hold each other, and with them the pixels on a GPU, until Python looks.
+                gc.collect()
+    return out
+
+
+def _start(out: Path, repeat: Repeat, folds: int | None) -> bool:
+    "Whether this run is still to be trained, said on stderr; what an earlier attempt left is taken away."
+    run, name = out / repeat.name, f"seed {repeat.seed}"
+    name = name if folds is None else f"fold {repeat.fold + 1} of {folds}, {name}"
+    if is_finished(run):
+        print(f"{name}: finished before, kept ({repeat.name})", file=sys.stderr)
+        return False
+    begun = (run / "settings.yaml").exists()
+    print(
+        f"{name}: {'not finished before, anew' if begun else 'training'} ({repeat.name})", file=sys.stderr, flush=True
+    )
+    if begun:
+        # Out of the way in one step: half of a run must never pass for a run.
+        aside = out / ".unfinished"
+        shutil.rmtree(aside, ignore_errors=True)
+        run.rename(aside)
+        shutil.rmtree(aside)
+    return True
+
+
+def is_finished(
+    run: str | Path,  # a run's folder
+) -> bool:
+    "Whether a run was trained to its last epoch, and predicted and scored."
+    run = Path(run)
+    try:
+        settings = read_settings(run)
+        epochs = len(pd.read_csv(run / "history.csv"))
+    except (InputError, OSError, ValueError):
+        return False
+    asked = settings["epochs"] + settings["freeze_epochs"]
+    return epochs >= asked and all((run / name).exists() for name in ("predictions.csv", "metrics.json"))
+
+
+def is_repeats(
+    path: str | Path,  # any path
+) -> bool:
+    "Whether a folder holds the runs of several folds or seeds."
+    return (Path(path) / FILE).is_file()
+
+
+def read_repeats(
+    run: str | Path,  # the folder of all runs
+) -> tuple[dict, list[Repeat]]:  # what repeats.yaml holds; the plan
+    "What was asked for. Raises `InputError` where the folder holds no repeats.yaml, or one of a newer version."
+    file = Path(run) / FILE
+    if not file.exists():
+        raise InputError(f"{run}: no folder of several runs; mura train makes one with --folds or --seeds")
+    told = read_yaml(file)
+    if not isinstance(told.get("format"), int) or not isinstance(told.get("seeds"), list):
+        raise InputError(f"{file}: format or seeds is missing; was it edited?")
+    if told["format"] > FORMAT:
+        raise InputError(f"{file}: written by a newer version (format {told['format']}); upgrade mura_fastai")
+    return told, plan_repeats(told.get("folds"), told["seeds"])
+
+
+def sub_runs(
+    run: str | Path,  # the folder of all runs
+) -> list[Path]:
+    "The finished runs in it, in the order of training. Raises `InputError` where there is none."
+    done = [Path(run) / repeat.name for repeat in read_repeats(run)[1] if is_finished(Path(run) / repeat.name)]
+    if not done:
+        raise InputError(f"{run}: none of its runs is finished; give the same mura train again")
+    return done
+
+
+def _asked(settings: dict) -> dict:
+    "The settings of `train_run` that all trainings share, those left at their defaults too."
+    known = inspect.signature(train_run).parameters
+    asked = {k: settings.get(k, p.default) for k, p in known.items() if k not in _NOT_ASKED}
+    return {k: str(v) if isinstance(v, Path) else v for k, v in asked.items()}
+
+
+def _write_plan(out: Path, told: dict):
+    "Write repeats.yaml; refuse a plan other than the one that was begun in this folder."
+    if (out / "settings.yaml").exists():
+        raise InputError(f"{out}: holds a single run; choose another folder (--out) or remove it")
+    if is_repeats(out):
+        old, plan = read_repeats(out)
+        if any((out / repeat.name / "settings.yaml").exists() for repeat in plan):
+            _refuse_changes(out, _compared(old), _compared(told))
+            return  # what is there says which version began it
+    write_text(out / FILE, yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
+
+
+def _compared(told: dict) -> dict:
+    "What two calls must agree on; the fingerprint last, since it follows from others."
+    data = told.get("data") or {}
+    known = inspect.signature(train_run).parameters
+    asked = {k: p.default for k, p in known.items() if k not in _NOT_ASKED} | (told.get("settings") or {})
+    where = {k: data.get(k) for k in ("source", "split_seed", "regions", "images", "fingerprint")}
+    return {"folds": told.get("folds"), "seeds": told["seeds"], **asked, **where}
+
+
+def _refuse_changes(out: Path, old: dict, new: dict):
+    changed = [k for k in new if old.get(k) != new[k]]
+    if changed:
+        key, more = changed[0], f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise InputError(
+            f"{out}: begun with {key} {old.get(key)}, now {key} {new[key]}{more}; give the same settings to go on, or "
+            f"choose another folder (--out)"
+        )
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    "No other process trains in this folder meanwhile: it would take this one's unfinished run away."
+    out.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(out / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise InputError(f"{out}: another process is training there; wait for it to end") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,410 @@
+"Folds and seeds: who is dealt where, what is kept and taken up again, and what the numbers over several trainings say."
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
+
+from mura_fastai.data.sources import csv_images
+from mura_fastai.data.studies import patient_split
+from mura_fastai.errors import InputError
+from mura_fastai.results.experiment import train
+from mura_fastai.results.metrics import score
+from mura_fastai.results.pooling import to_studies
+from mura_fastai.results.repeats import (
+    decided_studies,
+    evaluate_repeats,
+    format_repeats,
+    out_of_fold,
+    repeats_of,
+    score_repeats,
+)
+from mura_fastai.results.scoring import evaluate_run
+from mura_fastai.results.tables import evaluate_file, read_predictions
+from mura_fastai.training.repeats import fold_tables, is_repeats, official_splits, read_repeats, sub_runs
+from mura_fastai.training.runs import load_run, read_settings, read_table, train_run
+
+# 40 px: no other test has a store of this size
+QUICK = dict(size=40, epochs=1, bs=8, num_workers=1, ci=None)
+NAMES = ["fold0-seed3", "fold1-seed3", "fold0-seed4", "fold1-seed4"]
+
+
+@pytest.fixture(scope="module")
+def crossed(root, tmp_path_factory):
+    "Two folds by two seeds on the shared phantom. Nobody changes it: copy it first."
+    return train(root, tmp_path_factory.mktemp("repeats") / "run", folds=2, seeds=2, seed=3, **QUICK)[0]
+
+
+@pytest.fixture
+def own(crossed, tmp_path):
+    "A copy that a test may change."
+    return Path(shutil.copytree(crossed, tmp_path / "run"))
+
+
+def times(run):
+    return {p: p.stat().st_mtime_ns for p in sorted(run.rglob("*")) if p.is_file()}
+
+
+# ---------------------------------------------------------------- who is dealt where
+
+
+def test_folds_hold_no_patient_together_and_each_row_of_train_once(crossed, images):
+    tables = [read_table(crossed / name / "images.csv") for name in NAMES[:2]]
+    reported = [t[t.split == "valid"] for t in tables]
+    dealt = images[images.split.isin(("train", "tune"))]
+    assert sorted(pd.concat(reported).path) == sorted(dealt.path)
+    assert not set(reported[0].patient) & set(reported[1].patient)
+    for table in tables:
+        sides = [set(table.patient[table.split == s]) for s in ("train", "tune", "valid")]
+        assert all(sides) and not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
+
+
+def test_official_valid_rows_are_in_no_fold(crossed, images):
+    spared = set(images.path[images.split == "valid"])
+    for sub in sub_runs(crossed):
+        assert not spared & set(read_table(sub / "images.csv").path)
+        assert not spared & set(read_predictions(sub / "predictions.csv").path)
+
+
+def test_folds_go_with_the_split_seed_and_not_with_the_seed(crossed, images):
+    first, second = (pd.read_csv(crossed / f"fold1-seed{s}" / "images.csv") for s in (3, 4))
+    pd.testing.assert_frame_equal(first, second)
+    same, other = (fold_tables(images, 2, split_seed)[1] for split_seed in (0, 1))
+    assert list(same.split) == list(first.split)
+    assert set(other.path[other.split == "valid"]) != set(same.path[same.split == "valid"])
+
+
+@pytest.mark.parametrize("column, official", [(False, set()), (True, {"train", "valid"})])
+def test_valid_rows_are_dealt_too_where_the_source_has_no_split_of_its_own(tmp_path, images, column, official):
+    rows = images.assign(path=[f"{i}.png" for i in range(len(images))]).replace({"split": {"tune": "train"}})
+    for path, name in zip(images.path, rows.path, strict=True):
+        os.link(path, tmp_path / name)
+    rows[[c for c in rows if c != "split" or column]].to_csv(tmp_path / "own.csv", index=False)
+    table = csv_images(tmp_path / "own.csv")
+    assert (table.split == "valid").any() and official_splits(table, "csv") == official
+    reported = pd.concat([t[t.split == "valid"] for t in fold_tables(table, 3, 0, official_splits(table, "csv"))])
+    expected = table[table.split != "valid"] if official else table
+    assert sorted(reported.path) == sorted(expected.path)
+
+
+def test_fracatlas_has_no_official_split_and_mura_has(images):
+    assert official_splits(images, "fracatlas") == set()
+    assert "valid" in official_splits(images, "mura")
+
+
+@pytest.mark.parametrize("plan, told", [(dict(folds=1), "two"), (dict(seeds=0), "one"), (dict(folds=999), "patients")])
+def test_plans_that_cannot_be_carried_out_are_refused(root, tmp_path, plan, told):
+    with pytest.raises(InputError, match=told):
+        train(root, tmp_path / "run", **plan, **QUICK)
+
+
+# ---------------------------------------------------------------- the folder
+
+
+def test_each_training_is_a_whole_run_in_a_folder_that_says_what_was_asked(crossed):
+    told, _ = read_repeats(crossed)
+    assert (told["folds"], told["seeds"], told["settings"]["size"]) == (2, [3, 4], 40)
+    assert told["data"]["fingerprint"] and is_repeats(crossed) and not is_repeats(crossed / NAMES[0])
+    assert [p.name for p in sub_runs(crossed)] == NAMES
+    for sub in sub_runs(crossed):
+        settings = read_settings(sub)
+        assert settings["data"]["fold"] == int(sub.name[4]) and settings["seed"] == int(sub.name[-1])
+        assert json.loads((sub / "metrics.json").read_text())["split"] == "valid"
+    assert load_run(sub).dls.size == 40
+    assert evaluate_run(sub, ci=None).loc["overall", "n"] > 0
+
+
+def test_a_training_in_it_is_the_one_that_the_same_table_and_seed_give_alone(crossed, tmp_path):
+    sub = crossed / "fold1-seed4"
+    options = dict(size=40, epochs=1, bs=8, num_workers=1, seed=4, store=read_settings(sub)["store"])
+    alone = train_run(read_table(sub / "images.csv"), tmp_path / "alone", **options)
+    evaluate_run(alone, ci=None)
+    ours, theirs = (read_predictions(r / "predictions.csv").p_abnormal for r in (sub, alone))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_images_are_decoded_into_one_store_for_all_trainings(crossed, images):
+    [store] = (Path(os.environ["MURA_CACHE"]) / "stores").glob("*-40")
+    assert len(pd.read_csv(store / "index.csv")) == len(images)
+    for sub in sub_runs(crossed):
+        assert read_settings(sub)["store"] == str(store)
+
+
+def test_a_single_run_and_several_do_not_share_a_folder(own, run, root, tmp_path):
+    with pytest.raises(InputError, match="several"):
+        train(root, own, **QUICK)
+    with pytest.raises(InputError, match="single run"):
+        train(root, shutil.copytree(run, tmp_path / "one"), seeds=2, **QUICK)
+
+
+# ---------------------------------------------------------------- going on
+
+
+def test_the_same_command_trains_what_is_not_finished_and_ends_as_if_never_stopped(own, crossed, root, capsys):
+    (own / NAMES[1] / "predictions.csv").unlink()  # trained, and killed before it was scored
+    (own / NAMES[2] / "history.csv").write_text("epoch\n")  # killed in its first epoch
+    shutil.rmtree(own / NAMES[3])  # not begun
+    (own / "notes.txt").write_text("mine")
+    before = times(own / NAMES[0])
+    train(root, own, folds=2, seeds=2, seed=3, **QUICK)
+    told = capsys.readouterr().err
+    assert times(own / NAMES[0]) == before
+    assert "fold 1 of 2, seed 3: finished before" in told and "fold 2 of 2, seed 3: not finished" in told
+    assert "fold 1 of 2, seed 4: not finished" in told and "fold 2 of 2, seed 4: training" in told
+    assert "official" in told
+    assert [p.name for p in sub_runs(own)] == NAMES and (own / "notes.txt").read_text() == "mine"
+    assert not (own / ".unfinished").exists()
+    ours, theirs = (out_of_fold(r).filter(like="p_").astype(float) for r in (own, crossed))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (dict(epochs=2), "epochs 1, now epochs 2"),
+        (dict(lr=0.5), "lr None, now lr 0.5"),
+        (dict(seeds=1), r"seeds \[3, 4\], now seeds \[3\]"),
+        (dict(folds=None), "folds 2, now folds None"),
+        (dict(split_seed=9), "split_seed 0, now split_seed 9"),
+    ],
+)
+def test_other_settings_are_refused_with_the_difference(own, root, change, named):
+    before = times(own)
+    with pytest.raises(InputError, match=named) as error:
+        train(root, own, **{**QUICK, "folds": 2, "seeds": 2, "seed": 3, **change})
+    assert "\n" not in str(error.value) and times(own) == before
+
+
+def test_other_data_is_refused(own, root, tmp_path):
+    data = Path(shutil.copytree(root, tmp_path / "data"))
+    lines = (data / "train_labeled_studies.csv").read_text().splitlines()
+    study = lines[0].rpartition(",")[0].partition("/")[2].rstrip("/")
+    (data / "train_labeled_studies.csv").write_text("\n".join(lines[1:]) + "\n")
+    paths = (data / "train_image_paths.csv").read_text().splitlines()
+    (data / "train_image_paths.csv").write_text("\n".join(p for p in paths if study not in p) + "\n")
+    with pytest.raises(InputError, match="images|fingerprint"):
+        train(data, own, folds=2, seeds=2, seed=3, **QUICK)
+
+
+def test_two_processes_do_not_train_in_one_folder(own, root):
+    code = "import filelock, sys\nwith filelock.FileLock(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, own / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        with pytest.raises(InputError, match="another process"):
+            train(root, own, folds=2, seeds=2, seed=3, **QUICK)
+        other.stdin.close()
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_taken_up_again(root, tmp_path):
+    out = tmp_path / "run"
+    start = [sys.executable, "-c", "from mura_fastai.cli import main; main()", "train", root, "--out", out, "--json"]
+    options = dict(size=40, bs=8, workers=1, epochs=2, folds=2, seeds=2)
+    command = [*start, *(o for k, v in options.items() for o in (f"--{k}", v))]
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not (out / "fold1-seed0" / "history.csv").exists() and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert [p.name for p in sub_runs(out)] == ["fold0-seed0"]
+    with pytest.raises(InputError, match="fold1-seed0: not finished"):
+        repeats_of(out)
+    before = times(out / "fold0-seed0")
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    assert times(out / "fold0-seed0") == before
+    assert "fold 2 of 2, seed 0: not finished before" in done.stderr
+    assert json.loads(done.stdout)["seeds"] == [0, 1] and len(sub_runs(out)) == 4
+
+
+# ---------------------------------------------------------------- the predictions together
+
+
+def test_the_table_has_each_image_once_with_a_column_a_seed(crossed, images):
+    table = read_predictions(crossed / "predictions.csv")
+    assert list(table.path) == list(images.path[images.split.isin(("train", "tune"))])
+    np.testing.assert_allclose(table.p_abnormal, (table.p_seed3 + table.p_seed4) / 2)
+    for name in NAMES:
+        own = read_predictions(crossed / name / "predictions.csv").set_index("path").p_abnormal
+        mine = table[table.fold == int(name[4])].set_index("path")[f"p_seed{name[-1]}"]
+        assert len(own) and sorted(own.index) == sorted(mine.index)
+        np.testing.assert_allclose(own, mine[own.index])
+    label = table.label.to_numpy(float)
+    np.testing.assert_allclose(table.loss, -np.log(np.where(label == 1, table.p_abnormal, 1 - table.p_abnormal)))
+
+
+def test_the_table_is_scored_and_pooled_like_any_other(crossed):
+    table = read_predictions(crossed / "predictions.csv")
+    assert len(to_studies(table)) == table.study.nunique()
+    pd.testing.assert_frame_equal(evaluate_file(crossed / "predictions.csv", ci=None), score(table, ci=None))
+
+
+def test_without_folds_the_table_has_the_valid_rows_also_after_a_mistake_before_the_first_training(
+    root, images, tmp_path
+):
+    with pytest.raises(InputError, match="no_such_network"):
+        train(root, tmp_path / "run", seeds=2, arch="no_such_network", **QUICK)
+    run, scores = train(root, tmp_path / "run", seeds=2, **QUICK)
+    table = read_predictions(run / "predictions.csv")
+    assert [p.name for p in sub_runs(run)] == ["seed0", "seed1"] and "fold" not in table
+    assert list(table.path) == list(images.path[images.split == "valid"])
+    assert scores.loc["overall", "n"] == table.study.nunique()
+
+
+def test_scores_of_the_folder_are_those_of_its_seeds(crossed):
+    scores = evaluate_repeats(crossed, ci=None)
+    each = [score(t, ci=None) for t in repeats_of(crossed, decided_studies)]
+    kappas = [s.loc["overall", "kappa"] for s in each]
+    assert scores.loc["overall", "kappa"] == pytest.approx(np.mean(kappas))
+    assert scores.loc["overall", "kappa_seed_sd"] == pytest.approx(abs(kappas[0] - kappas[1]) / np.sqrt(2))
+    kept = json.loads((crossed / "metrics.json").read_text())
+    assert (kept["folds"], kept["seeds"], kept["split"]) == (2, [3, 4], "valid")
+    assert kept["scores"]["overall"]["auroc"] == pytest.approx(np.mean([s.loc["overall", "auroc"] for s in each]))
+    assert kept["region_only"]["overall"]["n"] == kept["scores"]["overall"]["n"]
+
+
+def test_a_decision_in_a_run_decides_its_fold(own):
+    before = evaluate_repeats(own, ci=None).loc["overall"]
+    for sub in sub_runs(own):
+        # all of fold 0 abnormal, none of fold 1
+        told = dict(format=1, threshold=float(sub.name[4]), temperature=1.0, pool="mean", by="fixed", regions={})
+        (sub / "decision.yaml").write_text(yaml.safe_dump(told))
+    after, table = evaluate_repeats(own, ci=None).loc["overall"], repeats_of(own)[0].drop_duplicates("study")
+    assert after.sensitivity == pytest.approx((table.fold[table.label == 1] == 0).mean()) != before.sensitivity
+    assert after.specificity == pytest.approx((table.fold[table.label == 0] == 1).mean())
+
+
+# ---------------------------------------------------------------- scores over seeds
+
+
+def predictions(seed=0, n=90, patients=40):
+    "The same `n` studies of two views for every seed, with probabilities of their own."
+    same, rng = np.random.default_rng(99), np.random.default_rng(seed)
+    label, patient = same.integers(0, 2, n), same.integers(patients, size=n)
+    p = np.clip(0.3 + 0.3 * label + 0.25 * rng.normal(size=(2, n)), 0, 1).round(2)
+    rows = dict(region=np.where(np.arange(n) % 2, "XR_HAND", "XR_WRIST"), patient=[f"p{i}" for i in patient])
+    rows |= dict(split="valid", study=[f"s{i:03}" for i in range(n)], label=label)
+    return pd.concat(
+        [pd.DataFrame(rows | dict(path=[f"/{i}-{v}" for i in range(n)], view=v, p_abnormal=p[v])) for v in (0, 1)]
+    )
+
+
+def decide(table, threshold):
+    studies = to_studies(table)
+    return studies.assign(abnormal=(studies.p_abnormal > threshold).astype(int))
+
+
+def test_mean_and_spread_agree_with_scikit_learn_seed_by_seed():
+    tables = [predictions(s) for s in range(4)]
+    scores = score_repeats(tables, ci=None)
+    for region in ("XR_HAND", "XR_WRIST", "overall"):
+        found = []
+        for table in tables:
+            studies = table.groupby(["study", "region", "label"], as_index=False).p_abnormal.mean()
+            studies = studies if region == "overall" else studies[studies.region == region]
+            y, p = studies.label, studies.p_abnormal.round(12)
+            found.append([cohen_kappa_score(y, p > 0.5), roc_auc_score(y, p)])
+        row = scores.loc[region]
+        np.testing.assert_allclose(row[["kappa", "auroc"]].astype(float), np.mean(found, 0))
+        np.testing.assert_allclose(row[["kappa_seed_sd", "auroc_seed_sd"]].astype(float), np.std(found, 0, ddof=1))
+
+
+def test_scores_of_decided_studies_are_those_of_their_own_decisions():
+    thresholds = (0.3, 0.6)
+    tables = [decide(predictions(s), t) for s, t in enumerate(thresholds)]
+    scores, each = score_repeats(tables, ci=None), [score(t, ci=None) for t in tables]
+    np.testing.assert_allclose(scores.kappa, (each[0].kappa + each[1].kappa) / 2)
+    by_hand = [
+        cohen_kappa_score(t.label.astype(int), t.p_abnormal > o) for t, o in zip(tables, thresholds, strict=True)
+    ]
+    assert scores.loc["overall", "kappa"] == pytest.approx(np.mean(by_hand))
+    assert "as each run decides" in format_repeats(scores)
+
+
+def test_identical_seeds_have_no_spread_and_the_interval_of_one():
+    table = predictions()
+    scores, one = score_repeats([table] * 3, n_boot=200), score(table, n_boot=200)
+    pd.testing.assert_frame_equal(scores[list(one)], one, rtol=1e-9, atol=1e-12)
+    assert (scores.filter(like="_seed_sd").to_numpy() < 1e-12).all()
+
+
+def test_the_interval_is_that_of_the_mean_over_the_same_draws():
+    "The luck of single seeds cancels in their mean, so that its interval is narrower than theirs."
+    tables = [predictions(s) for s in range(4)]
+    width = lambda s: np.subtract(*s.loc["overall", ["auroc_hi", "auroc_lo"]])  # noqa: E731
+    scores, each = score_repeats(tables, n_boot=500), [score(t, n_boot=500) for t in tables]
+    assert width(scores) < np.mean([width(s) for s in each])
+    # by hand: the middle of the draws of the mean; BCa moves its ends by little where nothing is skewed
+    rng, studies = np.random.default_rng(5), [to_studies(t) for t in tables]
+    names = sorted(set(studies[0].patient))
+    rows = {n: np.flatnonzero(studies[0].patient == n) for n in names}
+    label = studies[0].label.to_numpy(int)
+    draws = []
+    for _ in range(200):
+        again = np.concatenate([rows[n] for n in rng.choice(names, len(names))])
+        draws.append(np.mean([roc_auc_score(label[again], s.p_abnormal[again]) for s in studies]))
+    np.testing.assert_allclose(
+        scores.loc["overall", ["auroc_lo", "auroc_hi"]].astype(float), np.quantile(draws, [0.025, 0.975]), atol=0.015
+    )
+
+
+def test_one_seed_has_no_spread_to_show():
+    scores = score_repeats([predictions()], n_boot=50)
+    assert scores.filter(like="_seed_sd").isna().all(axis=None) and "±" not in format_repeats(scores)
+
+
+def test_tables_of_other_studies_or_labels_are_refused():
+    table = predictions()
+    for other in (table[table.study != "s003"], table.assign(label=1 - table.label)):
+        with pytest.raises(InputError, match="differ"):
+            score_repeats([table, other], ci=None)
+    with pytest.raises(InputError, match="bootstrap or none"):
+        score_repeats([table], ci="official")
+    with pytest.raises(InputError, match="no table"):
+        score_repeats([])
+
+
+def test_the_printed_table_fits_a_terminal_and_says_which_number_is_which():
+    scores = score_repeats([predictions(s) for s in range(3)], n_boot=100)
+    text = format_repeats(scores)
+    row = scores.loc["overall"]
+    cell = "{kappa:.2f} [{kappa_lo:.2f}, {kappa_hi:.2f}] ± {kappa_seed_sd:.2f}".format(**row).replace("0.", ".")
+    assert cell in text and max(map(len, text.splitlines())) < 100
+    assert "3 trainings" in text and "interval" in text and "standard deviation between the seeds" in text
+
+
+def test_a_region_of_one_class_is_not_available(capsys):
+    tables = [t[(t.region != "XR_HAND") | (t.label == 0)] for t in map(predictions, (0, 1))]
+    scores = score_repeats(tables, n_boot=50)
+    assert np.isnan(scores.loc["XR_HAND", "kappa"]) and np.isnan(scores.loc["XR_HAND", "kappa_seed_sd"])
+    assert "n/a (one class)" in format_repeats(scores) and "nan" not in format_repeats(scores)
+
+
+def test_the_command_prints_the_scores_of_all_trainings(mura, root, own):
+    options = ["--size", 40, "--epochs", 1, "--bs", 8, "--workers", 1, "--ci", "none", "--out", own]
+    code, out, err = mura("train", root, "--folds", 2, "--seeds", 2, "--seed", 3, *options)
+    assert code == 0 and "±" in out and str(own / "predictions.csv") in out
+    assert err.count("finished before, kept") == 4
+    code, out, _ = mura("train", root, "--folds", 2, "--seeds", 2, "--seed", 3, *options, "--json")
+    told = json.loads(out)
+    assert told["scores"]["overall"]["kappa_seed_sd"] >= 0 and told["seeds"] == [3, 4] and told["run"] == str(own)
+    code, _, err = mura("train", root, "--seeds", 2, "--ci", "official", "--out", own)
+    assert code == 2 and "bootstrap or none" in err
+
+
+def test_a_split_of_ones_own_makes_other_folds_possible(images):
+    "A table that `patient_split` dealt is folded whole where it is said that nothing of it is official."
+    table = patient_split(images)
+    reported = pd.concat([t[t.split == "valid"] for t in fold_tables(table, 4, official=set())])
+    assert sorted(reported.path) == sorted(table.path)
