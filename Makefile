@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export MPLBACKEND := Agg
 
-.PHONY: demo test quick lint notebooks clean
+.PHONY: demo test quick soak lint notebooks clean
 
 demo: $(READY)  ## make the environment, then the main job on a phantom
 	$(BIN)/mura demo
@@ -15,6 +15,9 @@ test: $(READY) lint  ## everything: style, tests (the slow ones too), notebooks
 
 quick: $(READY)  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"
+
+soak: $(READY)  ## how often the intervals hold the truth: 4,000 simulated sets a setting
+	$(BIN)/python tests/soak.py --out benchmarks/coverage.txt
 
 lint: $(READY)
 	$(BIN)/ruff check .
