@@ -321,6 +321,19 @@ def test_asymptotic_intervals_agree_with_statsmodels_and_the_definition_of_delon
     np.testing.assert_allclose(row["brier_hi"] - row["brier"], half, rtol=1e-3)
 
 
+def test_delong_gives_the_published_interval_of_the_classic_ratings():
+    """109 CT images rated from 1 to 5: Hanley and McNeil, Radiology 143 (1982) 29, table I.
+
+    Stata's Base Reference Manual, roctab, prints for them an area of 0.8932, standard error 0.0307 by DeLong, interval
+    0.83295 to 0.95339."""
+    ratings = {0: [33, 6, 6, 11, 2], 1: [3, 2, 2, 11, 33]}
+    rows = [(np.full(sum(n), c), np.repeat(range(1, 6), n)) for c, n in ratings.items()]
+    y, p = (np.concatenate(o) for o in zip(*rows, strict=True))
+    area, se = auroc(y, p), np.sqrt(auroc_variance(y, p))
+    assert (round(area, 4), round(se, 4)) == (0.8932, 0.0307)
+    np.testing.assert_allclose([area - 1.959964 * se, area + 1.959964 * se], [0.83295, 0.95339], atol=5e-6)
+
+
 def test_formulas_take_the_studies_of_a_patient_together():
     "Sums over patients, as statsmodels has them for clusters: here of accuracy, which is a mean."
     preds = predictions(150, seed=8, patients=40)

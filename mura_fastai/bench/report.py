@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mura_fastai.bench.plot import draw
 from mura_fastai.files import replacing, write_text
+from mura_fastai.text import aligned
 
 # Section, job, case, what, at least: from the second on as the loaders' and trainings' records name them.
 _FASTER = (
@@ -61,15 +62,7 @@ def table(
     rows: list[list[str]],  # the first one is the header
 ) -> list[str]:
     "Columns side by side, the first and the last to the left, figures to the right."
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    last = len(widths) - 1
-    lines = [
-        "  ".join(
-            c.ljust(w) if i in (0, last) else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return ["  " + line.rstrip() for line in lines]
+    return ["  " + line for line in aligned(rows, right=range(1, len(rows[0]) - 1))]
 
 
 def number(

@@ -6,7 +6,7 @@ from scipy.stats import norm
 
 from mura_fastai.errors import InputError
 from mura_fastai.results.intervals import kappa_variance
-from mura_fastai.results.metrics import _short
+from mura_fastai.text import aligned, short
 
 # Studies of MURA: a region of the public valid set in the mean, the hidden test, the public valid set.
 SIZES = {"a region of MURA's valid set": 171, "MURA's hidden test": 207, "MURA's valid set": 1199}
@@ -105,14 +105,13 @@ def format_power(
     for name, word in (("kappa", "kappa"), ("auroc", "AUROC")):
         if asked[name] is None:
             continue
-        columns = [f"{word} {_short(asked[name], 2)} +-", "smallest difference", "on sets of their own"]
+        head = ["", "studies", f"{word} {short(asked[name], 2)} +-", "smallest difference", "on sets of their own"]
         kept = [f"{name}_half_width", f"{name}_diff_paired", f"{name}_diff_unpaired"]
-        text = table[kept].map(lambda x: _short(x, 3)).set_axis(columns, axis=1)
-        text.insert(0, "studies", table["n"].map("{:,}".format))
-        blocks.append(text.rename_axis(None).to_string())
+        rows = [[str(i), f"{r['n']:,.0f}", *(short(r[k]) for k in kept)] for i, r in table.iterrows()]
+        blocks.append("\n".join(aligned([head, *rows], right=(1, 2, 3, 4))))
     note = (
         f"Smallest difference between two models that a set shows with {asked['power']:.0%} power at p "
-        f"{_short(asked['alpha'], 2)}:\non the same studies, their scores correlated by {asked['correlation']:g}, and "
+        f"{short(asked['alpha'], 2)}:\non the same studies, their scores correlated by {asked['correlation']:g}, and "
         f"on sets of their own.\n{asked['prevalence']:.0%} of the studies abnormal"
     )
     if asked["icc"] and asked["per_patient"] > 1:

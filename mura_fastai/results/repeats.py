@@ -12,7 +12,7 @@ from mura_fastai.files import write_text
 from mura_fastai.results.calibrate import read_decision
 from mura_fastai.results.intervals import bca_bounds, bootstrap_weights, influence, without_perfect
 from mura_fastai.results.measures import METRICS, cross_entropy, point_scores
-from mura_fastai.results.metrics import always_normal, decided, name_of, region_baseline, score, study_arrays
+from mura_fastai.results.metrics import always_normal, decided, region_baseline, score, score_table, study_arrays
 from mura_fastai.results.tables import read_predictions, scores_document, write_predictions
 from mura_fastai.training.repeats import is_finished, read_repeats
 from mura_fastai.training.runs import read_table
@@ -152,39 +152,13 @@ def _region_only(run: Path, plan: list, preds: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _short(x: float) -> str:
-    "0.421 as .42, -0.05 as -.05, 1 as 1.0."
-    x = round(x, 2) + 0.0  # + 0.0: no -.00
-    return f"{x:.2f}".replace("0.", ".", 1) if abs(x) < 1 else f"{x:.1f}"
-
-
-def _cell(row: pd.Series, name: str, interval: bool) -> str:
-    if np.isnan(row[name]):
-        one_class = row["n_abnormal"] in (0, row["n"]) and name in ("kappa", "auroc")
-        return "n/a (one class)" if one_class else "n/a"
-    lo, hi, sd = (row.get(f"{name}_{end}", np.nan) for end in ("lo", "hi", "seed_sd"))
-    between = f" [{_short(lo)}, {_short(hi)}]" if interval and not np.isnan(lo) else ""
-    return _short(row[name]) + between + ("" if np.isnan(sd) else f" ± {_short(sd)}")
-
-
 def format_repeats(
     scores: pd.DataFrame,  # from `score_repeats`
     metrics: tuple = ("kappa", "auroc"),  # columns to show with their interval
     plain: tuple = ("sensitivity", "specificity"),  # columns to show without it
 ) -> str:
     "The scores as a plain text table, below 100 characters wide, with lines that say which number is which."
-    head = ["region", "n", "abnormal", *map(name_of, (*metrics, *plain))]
-    rows = [
-        [str(i), f"{r['n']:.0f}", f"{r['n_abnormal']:.0f}", *(_cell(r, m, m in metrics) for m in (*metrics, *plain))]
-        for i, r in scores.iterrows()
-    ]
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [
-        "  ".join(c.rjust(widths[i]) if i in (1, 2) else c.ljust(widths[i]) for i, c in enumerate(row)).rstrip()
-        for row in [head, *rows]
-    ]
-    lines.insert(-2, "-" * max(map(len, lines)))
-    return "\n".join([*lines, *_notes(scores.attrs)])
+    return "\n".join([*score_table(scores, metrics, plain), *_notes(scores.attrs)])
 
 
 def _notes(how: dict) -> list[str]:

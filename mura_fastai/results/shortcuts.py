@@ -23,8 +23,9 @@ from mura_fastai.results.guessing import (
     spline_basis,
     with_bounds,
 )
-from mura_fastai.results.metrics import to_studies
+from mura_fastai.results.pooling import to_studies
 from mura_fastai.results.tables import read_predictions
+from mura_fastai.text import aligned, short, with_interval
 
 # Name of a group -> columns of the traits table (and region and n_views, which the studies table has)
 GROUPS = {
@@ -211,13 +212,6 @@ def followed(
     return table
 
 
-def _number(x: float, *bounds: float) -> str:
-    "A number with its interval: .673 [.65, .70]."
-    if np.isnan(x):
-        return "-"
-    return f"{x:.3f}" + (f" [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds and not np.isnan(bounds[0]) else "")
-
-
 def format_shortcuts(
     table: pd.DataFrame,  # from `shortcuts` or `followed`
 ) -> str:
@@ -231,19 +225,17 @@ def format_shortcuts(
         *(c.replace("_", " ") for c in plain),
     ]
     rows = [
-        [str(group), *(_number(row[c], row[f"{c}_lo"], row[f"{c}_hi"]) for c in (main, "within_region"))]
-        + [row[c] if c == "verdict" else _number(row[c]) for c in plain]
+        [str(group), *(with_interval(row[c], row[f"{c}_lo"], row[f"{c}_hi"]) for c in (main, "within_region"))]
+        + [row[c] if c == "verdict" else short(row[c]) for c in plain]
         for group, row in table.iterrows()
     ]
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]]
     t = table.attrs
     note = (
         f"{t['studies']} studies ({t['abnormal']} abnormal) of {t['patients']} patients; "
         f"{t['folds']} folds by patient, {t['repeats']} times;\n"
         f"95 % intervals: bootstrap of patients, {t['n_boot']} draws"
     )
-    return "\n".join([*lines, note, meaning(table)])
+    return "\n".join([*aligned([head, *rows]), note, meaning(table)])
 
 
 def meaning(

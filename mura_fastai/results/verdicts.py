@@ -5,8 +5,9 @@ import textwrap
 import numpy as np
 import pandas as pd
 
-from mura_fastai.results.metrics import _short, name_of
+from mura_fastai.results.metrics import name_of
 from mura_fastai.results.pictures import plain_text
+from mura_fastai.text import aligned, ruled, short, with_interval
 
 
 def comparisons(
@@ -20,11 +21,11 @@ def comparisons(
 
 def _p(p) -> str:
     "A p-value as text, with two figures where they matter."
-    return "n/a" if np.isnan(p) else "<.001" if p < 0.001 else _short(p, 3 if p < 0.0995 else 2)
+    return "n/a" if np.isnan(p) else "<.001" if p < 0.001 else short(p, 3 if p < 0.0995 else 2)
 
 
 def _signed(x) -> str:
-    return f"+{_short(x, 3)}" if round(x, 3) > 0 else _short(x, 3)
+    return f"+{short(x, 3)}" if round(x, 3) > 0 else short(x, 3)
 
 
 def seed_noise(
@@ -46,7 +47,7 @@ def _verdict(row, metric, seeds) -> str:
     words = "a difference that this set shows" if p < 0.05 else "no difference that this set could show"
     if not np.isnan(noise):
         apart = "more" if abs(row[f"{metric}_diff"]) > noise else "no more"
-        words += f", and {apart} than what other seeds change (about {_short(noise, 3)})"
+        words += f", and {apart} than what other seeds change (about {short(noise, 3)})"
     if p >= 0.05 and not np.isnan(n):
         about = f"about {float(f'{n:.2g}'):,.0f}" if n < 1e6 else "more than a million"
         words += f"; it would take {about} studies"
@@ -69,9 +70,9 @@ def compare_sentences(
                 lines.append(f"overall {word}: {name} and {first} are equal.")
             else:
                 way = "higher" if diff > 0 else "lower"
-                bounds = f" [{_short(row[f'{m}_diff_lo'], 3)}, {_short(row[f'{m}_diff_hi'], 3)}]"
+                bounds = f" [{short(row[f'{m}_diff_lo'], 3)}, {short(row[f'{m}_diff_hi'], 3)}]"
                 bounds = "" if np.isnan(row[f"{m}_diff_lo"]) else bounds
-                told = f"{name} is {_short(abs(diff), 3)} {way} than {first}{bounds}, p {_p(row[f'{m}_p'])}"
+                told = f"{name} is {short(abs(diff), 3)} {way} than {first}{bounds}, p {_p(row[f'{m}_p'])}"
                 lines.append(f"overall {word}: {told}: {_verdict(row, m, seeds)}.")
             regions = part[f"{m}_p_adjusted"].iloc[:-2].dropna()
             shown = [str(r) for r in regions.index[regions < 0.05]]
@@ -94,39 +95,19 @@ def format_comparison(
     first = attrs["names"][0]
     for name, part in comparisons(table).items():
         for m in attrs["metrics"]:
-            head = [
-                "region",
-                "n",
-                "abnormal",
-                plain_text(first, 16),
-                plain_text(name, 16),
-                "difference",
-                "p",
-                "adjusted",
-            ]
-            rows = [head]
+            arms = [plain_text(first, 16), plain_text(name, 16)]
+            rows = [["region", "n", "abnormal", *arms, "difference", "p", "adjusted"]]
             for region, r in part.iterrows():
-                a, b, diff = (r[f"{m}_{k}"] for k in ("a", "b", "diff"))
-                scores = [_short(a, 3), _short(b, 3), _signed(diff)] if not np.isnan(diff) else ["n/a"] * 3
-                if not np.isnan(r[f"{m}_diff_lo"]):
-                    scores[2] += f" [{_short(r[f'{m}_diff_lo'], 3)}, {_short(r[f'{m}_diff_hi'], 3)}]"
+                a, b, diff, lo, hi = (r[f"{m}_{k}"] for k in ("a", "b", "diff", "diff_lo", "diff_hi"))
+                scores = [short(a), short(b), with_interval(diff, lo, hi, 3, 3)] if not np.isnan(diff) else ["n/a"] * 3
                 counts = [plain_text(region, 20), f"{r['n']:.0f}", f"{r['n_abnormal']:.0f}"]
-                rows.append([*counts, *scores, _p(r[f"{m}_p"]), _p(r[f"{m}_p_adjusted"])])
-            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-            left = (0, 5)  # names and differences; numbers stand to the right
-            lines = [
-                "  ".join(
-                    c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-                )
-                for row in rows
-            ]
-            lines.insert(-2, "-" * max(map(len, lines)))
-            blocks.append("\n".join([f"{name_of(m)}: {name} against {first}", *(o.rstrip() for o in lines)]))
+                signed = scores[:2] + ["+" + scores[2] if round(diff, 3) > 0 else scores[2]]
+                rows.append([*counts, *signed, _p(r[f"{m}_p"]), _p(r[f"{m}_p_adjusted"])])
+            lines = ruled(aligned(rows, right=(1, 2, 3, 4, 6, 7)))
+            blocks.append("\n".join([f"{name_of(m)}: {name} against {first}", *lines]))
     left_out = sum(attrs["left_out"].values())
-    note = [
-        f"{attrs['n_common']} studies that all have, {left_out} left out; 95 % intervals by {attrs['n_boot']} draws of"
-    ]
-    note[0] += " patients."
+    common = f"{attrs['n_common']} studies that all have, {left_out} left out"
+    note = [f"{common}; 95 % intervals by {attrs['n_boot']} draws of patients (BCa)."]
     note += [f"p of {name_of(m)}: {test}." for m, test in attrs["tests"].items()]
     told = [textwrap.fill(o, 98, subsequent_indent="  ") for o in [*compare_sentences(table), *note]]
     return "\n\n".join([*blocks, "\n".join(told)])

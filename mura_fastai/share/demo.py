@@ -20,6 +20,7 @@ from mura_fastai.results.experiment import interpret_run, train
 from mura_fastai.results.interpret import MuraInterpretation
 from mura_fastai.results.measures import auroc
 from mura_fastai.results.pictures import COLOURS, VERDICTS, draw_confusion, draw_picture
+from mura_fastai.text import aligned, ruled
 
 ARCHS = ("mura_cnn", "resnet10t")  # both from random weights: the demo needs no network
 
@@ -102,10 +103,9 @@ def compare_scores(
         cells = [cell(t.loc[region], m) for t in tables for m in ("kappa", "auroc")]
         base = [f"{baseline.loc[region, m]:.2f}" for m in ("kappa", "auroc")]
         rows.append([region, str(tables[0].loc[region, "n"]), *cells, *base])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(-1, "-" * max(map(len, lines)))
-    return "\n".join([*lines, "Studies, mean over views, abnormal above 0.5; 95 % intervals: bootstrap of patients"])
+    half = all(t.attrs.get("threshold", 0.5) == 0.5 for t in tables)
+    note = f"Studies, mean over views, abnormal {'above 0.5' if half else 'as each run decides'}"
+    return "\n".join([*ruled(aligned(rows), last=1), f"{note}; 95 % intervals: bootstrap of patients"])
 
 
 def draw_demo(
