@@ -27,6 +27,7 @@ from mura_fastai.data.traits import traits
 from mura_fastai.errors import BadImage, InputError, TrainingError
 from mura_fastai.models.backbones import create_net, timm_net
 from mura_fastai.models.cnn import MuraCNN, mura_cnn
+from mura_fastai.results.audit import audit_shortcuts, draw_shortcuts, format_shortcuts, shortcuts_to_json
 from mura_fastai.results.calibrate import (
     Decision,
     choose_decision,
@@ -49,14 +50,7 @@ from mura_fastai.results.power import format_power, power
 from mura_fastai.results.predict import predict_images
 from mura_fastai.results.repeats import evaluate_repeats, format_repeats, out_of_fold, repeats_of, score_repeats
 from mura_fastai.results.scoring import calibrate_run, decision_of, evaluate_run, predictions_of
-from mura_fastai.results.shortcuts import (
-    audit_shortcuts,
-    draw_shortcuts,
-    followed,
-    format_shortcuts,
-    shortcuts,
-    shortcuts_to_json,
-)
+from mura_fastai.results.shortcuts import followed, shortcuts
 from mura_fastai.results.tables import evaluate_file, read_predictions, studies_of, write_predictions
 from mura_fastai.results.verdicts import compare_sentences, comparison_to_json, format_comparison
 from mura_fastai.share.demo import demo

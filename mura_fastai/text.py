@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+import pandas as pd
+
 
 def short(
     x: float,  # any number
@@ -25,6 +27,38 @@ def with_interval(
     ".690 [.64, .73], or n/a."
     between = f" [{short(lo, digits_between)}, {short(hi, digits_between)}]"
     return short(x, digits) + ("" if math.isnan(x) or math.isnan(lo) else between)
+
+
+def name_some(
+    names,  # of anything
+    k: int = 3,  # how many to name
+) -> str:
+    "The first few names in a line, and how many more there are."
+    names = [str(o) for o in names]
+    return ", ".join(names[:k]) + (f" and {len(names) - k} more" if len(names) > k else "")
+
+
+def one_line(
+    name,  # from a file or a folder, so anything
+    width: int = 40,
+) -> str:
+    "A name that cannot tear a table: no line breaks, and cut where it is too long."
+    name = " ".join(str(name).split())
+    return name if len(name) <= width else f"{name[: width - 3]}..."
+
+
+def plain_rows(
+    table: pd.DataFrame,  # of numbers and texts, with one index
+    whole: Sequence[str] = (),  # columns of whole numbers
+) -> dict:  # index -> {column: number, text or None}
+    "A table ready for `json.dumps`: whole numbers stay whole, NaN becomes None."
+
+    def plain(column, value):
+        if isinstance(value, str):
+            return value
+        return None if pd.isna(value) else int(value) if column in whole else float(value)
+
+    return {str(i): {k: plain(k, v) for k, v in row.items()} for i, row in table.iterrows()}
 
 
 def aligned(

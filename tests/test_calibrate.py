@@ -22,9 +22,11 @@ from mura_fastai.results.calibrate import (
     temper,
     write_decision,
 )
+from mura_fastai.results.compare import compare
 from mura_fastai.results.metrics import score
 from mura_fastai.results.pooling import to_studies
 from mura_fastai.results.scoring import calibrate_run, decision_of, evaluate_run
+from mura_fastai.results.tables import read_predictions
 
 
 def studies_table(n=400, seed=0, boldness=1.0, split="tune", prefix=""):
@@ -228,6 +230,78 @@ def test_a_run_without_a_decision_gets_one_from_its_tune_rows(own_run):
     kept = read_decision(own_run)
     tune = pd.read_csv(own_run / "predictions-tune.csv")
     assert set(tune.split) == {"tune"} and kept == choose_decision(tune, "youden", least=1) == decision_of(own_run)
+
+
+def test_another_threshold_leaves_the_temperature_and_the_pool_of_the_run(own_run):
+    decision = calibrate_run(own_run, by="youden", pool="max", least=1)
+    own = evaluate_run(own_run, ci=None)
+    assert decision.temperature != 1 and decision.pool == "max"
+    for threshold in (decision.threshold, "youden"):
+        if isinstance(threshold, float):
+            pd.testing.assert_frame_equal(evaluate_run(own_run, ci=None, threshold=threshold), own)
+        else:
+            with pytest.raises(InputError, match="at least 20 of either label"):
+                evaluate_run(own_run, ci=None, threshold=threshold)
+    kept = json.loads((own_run / "metrics.json").read_text())
+    evaluate_run(own_run, ci=None, threshold=0.01)
+    assert json.loads((own_run / "metrics.json").read_text()) == kept, "a look with another threshold is not kept"
+
+
+def test_the_table_of_predict_is_decided_alike_in_python_and_on_the_command_line(mura, own_run, root, tmp_path):
+    calibrate_run(own_run, by="youden", least=1)
+    assert mura("predict", own_run, root, "-o", tmp_path / "t.csv")[0] == 0
+    table = read_predictions(tmp_path / "t.csv")
+    told = json.loads(mura("evaluate", "--predictions", tmp_path / "t.csv", "--json")[1])["scores"]["overall"]
+    assert told["kappa"] == score(table, ci=None).loc["overall", "kappa"]
+    assert compare(table, table, n_boot=10, n_perm=10).loc["overall", "kappa_a"] == told["kappa"]
+    studies = table.drop_duplicates("study")
+    assert told["kappa"] == pytest.approx(cohen_kappa_score(studies.label, studies.abnormal))
+    # and the run's own file by the decision beside it
+    told = json.loads(mura("evaluate", "--predictions", own_run / "predictions.csv", "--json")[1])["scores"]
+    assert told == json.loads(mura("evaluate", own_run, "--json")[1])["scores"]
+
+
+def test_scores_of_rows_that_were_trained_or_chosen_on_are_called_too_good(mura, own_run, root, tmp_path):
+    for split, what in (("train", "trained on"), ("tune", "chosen on")):
+        code, _, err = mura("evaluate", own_run, "--split", split, "--ci", "none")
+        assert code == 0 and what in err and "too good" in err
+    assert "too good" not in mura("evaluate", own_run, "--ci", "none")[2]
+    assert "were trained on" in mura("predict", own_run, root, "-o", tmp_path / "t.csv")[2]
+
+
+def test_new_weights_of_train_rows_cannot_choose(tune):
+    with pytest.raises(InputError, match="rows of train"):
+        choose_decision(tune.assign(split="train"))
+
+
+def test_a_threshold_between_very_close_probabilities_is_kept_as_it_is(tmp_path):
+    t = studies_table(100).assign(label=np.repeat([0, 1], 50), p_abnormal=np.repeat([4.0e-7, 4.2e-7], 50))
+    decision = choose_decision(t, temperature=False)
+    write_decision(decision, tmp_path)
+    assert score(t, ci=None, decision=read_decision(tmp_path)).loc["overall", "kappa"] == 1
+
+
+def test_a_sensitivity_that_no_threshold_reaches_is_refused():
+    with pytest.raises(InputError, match="no threshold finds 100%: 50% of the abnormal have probability 0"):
+        choose_threshold([0, 1, 1], [0.0, 0.0, 0.5], "sensitivity=1")
+
+
+@pytest.mark.parametrize("wrong", [dict(threshold=1.2), dict(temperature=0), dict(pool="median")])
+def test_a_decision_that_cannot_be_is_not_made(wrong):
+    with pytest.raises(InputError, match=r"give|choose"):
+        Decision(**wrong)
+
+
+def test_rows_to_choose_on_without_a_rule_are_refused(tune):
+    with pytest.raises(InputError, match="no rule to choose by"):
+        score(tune, tune=tune)
+    with pytest.raises(InputError, match="no rule to choose by"):
+        score(tune, threshold=0.4, tune_on_reported=True)
+
+
+def test_a_given_threshold_and_a_way_to_choose_one_exclude_each_other(mura, own_run):
+    code, _, err = mura("calibrate", own_run, "--threshold", 0.4, "--by", "youden")
+    assert code == 2 and "leave one of them away" in err
 
 
 def test_too_small_a_tune_split_leaves_one_half_and_says_so(mura, own_run):

@@ -294,7 +294,7 @@ def test_scores_side_by_side_say_what_cannot_be_said():
     rows = [[3, 0, None, None, None, None, None, None], [9, 4, 0.51, 0.8, 0.2, 0.7, 0.6, 0.9]]
     scores = pd.DataFrame([*rows, rows[1]], ["XR_HAND", "overall", "macro"], columns).astype(float)
     scores["n"] = scores.n.astype(int)
-    scores.attrs["baseline"] = scores.assign(kappa=0.0, auroc=0.5)
+    scores.attrs["region_only"] = {region: {"kappa": 0.0, "auroc": 0.5} for region in scores.index}
     text = compare_scores({"mura_cnn": scores, "resnet10t": scores})
     hand, overall = (next(line for line in text.splitlines() if line.startswith(r)) for r in ("XR_HAND", "overall"))
     assert hand.split() == ["XR_HAND", "3", *["n/a"] * 4, "0.00", "0.50"]

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import norm
+from scipy.stats import norm, ttest_ind_from_stats
 from scipy.stats import t as t_distribution
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar
@@ -209,27 +209,26 @@ def test_scores_are_those_of_score_and_differences_run_from_the_first_to_the_sec
     assert not [c for c in compared if "seed" in c]
 
 
-def test_intervals_are_bca_over_draws_of_patients_that_both_arms_share(arms):
+def test_intervals_are_students_on_the_spread_of_draws_of_patients_that_both_arms_share(arms):
     def apart(weights):
         of = [[t["label"], t["p_abnormal"]] for t in arms]
         kappas = [cohen_kappa_score(y, p > 0.5, sample_weight=weights) for y, p in of]
         aurocs = [roc_auc_score(y, p, sample_weight=weights) for y, p in of]
         return [kappas[1] - kappas[0], aurocs[1] - aurocs[0]]
 
-    compared, patient = compare(*arms, n_boot=400, n_perm=20), arms[0]["patient"].to_numpy()
-    draws = np.array([apart(w) for w in np.concatenate(list(bootstrap_weights(patient, 400)))])
-    point, without = apart(np.ones(len(patient))), np.array([apart(patient != o) for o in np.unique(patient)])
-    n = len(without)
-    reach = t_distribution.ppf(0.975, n - 1) * np.sqrt(n / (n - 1))
-    for i, m in enumerate(("kappa", "auroc")):
-        bias = norm.ppf(((draws[:, i] < point[i]).mean() + (draws[:, i] <= point[i]).mean()) / 2)
-        pull = without[:, i].mean() - without[:, i]
-        skew = (pull**3).sum() / (6 * (pull**2).sum() ** 1.5)
-        shares = [norm.cdf(bias + (bias + z) / (1 - skew * (bias + z))) for z in (-reach, reach)]
-        found = compared.loc["overall", [f"{m}_diff_lo", f"{m}_diff_hi"]].astype(float)
-        np.testing.assert_allclose(found, np.quantile(draws[:, i], shares), atol=0.004)
-    row, se = compared.loc["overall"], np.std(draws, 0, ddof=1)
+    compared, patient = compare(*arms, n_boot=80, n_perm=20), arms[0]["patient"].to_numpy()
+    draws = np.array([apart(w) for w in np.concatenate(list(bootstrap_weights(patient, 80)))])
+    n, row, se = len(np.unique(patient)), compared.loc["overall"], np.std(draws, 0, ddof=1)
+    for m, point, error in zip(("kappa", "auroc"), apart(np.ones(len(patient))), se, strict=True):
+        ends = t_distribution.interval(0.95, n - 1, point, error * np.sqrt(n / (n - 1)))
+        np.testing.assert_allclose(row[[f"{m}_diff_lo", f"{m}_diff_hi"]].astype(float), ends)
     assert row["auroc_n_needed"] == pytest.approx(240 * (2.801585 * se[1] / row["auroc_diff"]) ** 2, abs=1)
+
+
+def test_arms_that_never_differ_here_may_differ_elsewhere(arms):
+    row = compare(arms[0], arms[0], n_boot=50, n_perm=20).loc["overall"]
+    assert row["kappa_diff"] == row["auroc_diff"] == 0 and row["kappa_p"] == 1
+    assert np.isnan([row["kappa_diff_lo"], row["auroc_diff_hi"]]).all()
 
 
 def test_pairing_narrows_the_difference(table):
@@ -273,8 +272,15 @@ def test_more_than_two_arms_are_all_compared_with_the_first(table, arms, compare
     third = model(table, 9)
     found = compare(*arms, third, names=["old", "new", "third"], n_boot=400, n_perm=2000)
     assert list(found.index.names) == ["name", "region"] and list(found.index.levels[0]) == ["new", "third"]
-    pd.testing.assert_frame_equal(found.loc["new"], compared)
-    pd.testing.assert_frame_equal(found.loc["third"], compare(arms[0], third, n_boot=400, n_perm=2000))
+    alone = {"new": compared, "third": compare(arms[0], third, n_boot=400, n_perm=2000)}
+    for name, pair in alone.items():
+        together = ["kappa_p_adjusted", "auroc_p_adjusted"]
+        pd.testing.assert_frame_equal(found.loc[name].drop(columns=together), pair.drop(columns=together))
+        pd.testing.assert_frame_equal(found.loc[name][together][:-2], pair[together][:-2])
+    # all studies together are asked as often as there are further arms
+    p = [pair.loc["overall", "kappa_p"] for pair in alone.values()]
+    adjusted = multipletests(p, method="holm")[1]
+    np.testing.assert_allclose([found.loc[(name, "overall"), "kappa_p_adjusted"] for name in alone], adjusted)
 
 
 def test_only_common_labelled_studies_count_and_the_rest_is_told(arms):
@@ -426,11 +432,14 @@ def test_sentences_hold_a_difference_against_what_other_seeds_change(table):
     noisy = [base.assign(p_abnormal=model(table, i, skill)["p_abnormal"]) for i, skill in enumerate((0.8, 1.5, 2.4))]
     c = compare(noisy, [base] * 3, metrics=["auroc"], n_boot=100)
     sd = np.std([roc_auc_score(t["label"], t["p_abnormal"]) for t in noisy], ddof=1)
-    noise = 2 * np.sqrt(sd**2 / 3 + 0)
-    assert seed_noise(c.loc["overall"], "auroc", (3, 3)) == pytest.approx(noise)
-    # a single training is taken to spread as the other arm does
+    noise = seed_noise(c.loc["overall"], "auroc", (3, 3))
+    # just that far apart, Welch's test of the seeds' scores gives .05
+    assert ttest_ind_from_stats(noise, sd, 3, 0, 0, 3, equal_var=False).pvalue == pytest.approx(0.05)
+    # a single training is taken to spread as the other arm does, and adds nothing to what is known of it
     uneven = compare(noisy, base, metrics=["auroc"], n_boot=100)
-    assert seed_noise(uneven.loc["overall"], "auroc", (3, 1)) == pytest.approx(2 * np.sqrt(sd**2 / 3 + sd**2))
+    expected = t_distribution.ppf(0.975, 2) * np.sqrt(sd**2 / 3 + sd**2)
+    assert seed_noise(uneven.loc["overall"], "auroc", (3, 1)) == pytest.approx(expected)
+    assert np.isnan(seed_noise(uneven.loc["overall"], "auroc", (2, 1))), "of two seeds nothing is said"
     text = compare_sentences(c)[0]
     assert f"no more than what other seeds change (about {noise:.3f})".replace("0.", ".") in text
 

@@ -257,7 +257,9 @@ def test_a_perfect_score_gets_no_interval_of_no_width(preds):
     for ci in ("bootstrap", "asymptotic"):
         row = score(right, ci=ci).loc["overall"]
         assert row["kappa"] == row["auroc"] == row["sensitivity"] == 1
-        assert np.isnan([row["kappa_lo"], row["auroc_hi"], row["f1_lo"]]).all()
+        assert np.isnan([row["kappa_lo"], row["auroc_hi"], row["f1_lo"], row["brier_lo"]]).all()
+        macro = score(right, ci=ci).loc["macro"].astype(float)
+        assert np.isnan(macro[["kappa_lo", "sensitivity_lo", "accuracy_hi"]]).all()
         n = to_studies(right).query("label == 1")["patient"].nunique()
         lo, hi = proportion_confint(n, n, method="wilson")
         assert row["sensitivity_lo"] == pytest.approx(lo) and row["sensitivity_hi"] == pytest.approx(hi)

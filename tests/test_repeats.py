@@ -399,6 +399,15 @@ def test_the_command_prints_the_scores_of_all_trainings(mura, root, own):
     code, out, _ = mura("train", root, "--folds", 2, "--seeds", 2, "--seed", 3, *options, "--json")
     told = json.loads(out)
     assert told["scores"]["overall"]["kappa_seed_sd"] >= 0 and told["seeds"] == [3, 4] and told["run"] == str(own)
+    for metrics in ([], ["--metrics", "auroc, f1,brier"]):
+        code, out, _ = mura("evaluate", own, *metrics)
+        assert code == 0 and max(map(len, out.splitlines())) < 100 and "Always normal" in out
+        head = out.splitlines()[0].split()
+        assert len(head) == len(set(head)), "each score once"
+    code, _, err = mura("evaluate", own, "--split", "tune")
+    assert code == 2 and "give one of them" in err
+    code, _, err = mura("audit", own, "--shortcuts")
+    assert code == 2 and "holds several runs" in err
     code, _, err = mura("train", root, "--seeds", 2, "--ci", "official", "--out", own)
     assert code == 2 and "bootstrap or none" in err
 

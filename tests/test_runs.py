@@ -7,6 +7,7 @@ import shutil
 import threading
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from mura_fastai.errors import InputError
 from mura_fastai.results.experiment import evaluate_run, interpret_run, predict, predictions_of, train
 from mura_fastai.results.predict import predict_images
 from mura_fastai.results.tables import evaluate_file, read_predictions
-from mura_fastai.training.runs import load_run, read_table, train_run
+from mura_fastai.training.runs import KeepBest, load_run, read_table, train_run
 
 QUICK = dict(size=48, epochs=1, bs=16, num_workers=1, ci=None)
 
@@ -112,13 +113,25 @@ def test_figures_of_other_rows_do_not_replace_the_runs_own(own_run):
     assert {f.parent for f in files} == {own_run / "figures" / "tune"}
 
 
-def test_predictions_are_kept_until_the_weights_change(own_run, monkeypatch):
+def test_predictions_are_kept_whatever_the_times_of_a_copied_folder_say(own_run):
     kept = own_run / "predictions.csv"
     kept.write_text(kept.read_text().replace("XR_WRIST", "XR_ELBOW"))
-    assert "XR_WRIST" not in set(predictions_of(own_run).region)
     later = kept.stat().st_mtime + 10
     os.utime(own_run / "weights" / "best.safetensors", (later, later))
-    assert "XR_WRIST" in set(predictions_of(own_run).region)
+    assert "XR_WRIST" not in set(predictions_of(own_run).region)
+
+
+def test_better_weights_take_away_what_was_made_with_the_former_ones(own_run):
+    history = SimpleNamespace(rows=[{"auroc": 0.6, "tune_loss": 1.0, "epoch": 0}])
+    best = KeepBest(own_run / "weights" / "best.safetensors", history)
+    best.learn = SimpleNamespace(model=torch.nn.Linear(2, 1))
+    best.after_epoch()
+    gone = ("predictions.csv", "predictions-tune.csv", "decision.yaml", "metrics.json")
+    assert not [name for name in gone if (own_run / name).exists()] and (own_run / "settings.yaml").exists()
+    (own_run / "predictions.csv").touch()
+    history.rows.append({"auroc": 0.5, "tune_loss": 0.1, "epoch": 1})
+    best.after_epoch()
+    assert (own_run / "predictions.csv").exists(), "an epoch that is no better leaves them"
 
 
 # ---------------------------------------------------------------- training

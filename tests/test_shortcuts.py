@@ -14,18 +14,17 @@ from sklearn.metrics import roc_auc_score
 from mura_fastai.commands.audit import audit
 from mura_fastai.data.traits import named_side, traits
 from mura_fastai.errors import InputError
-from mura_fastai.results.guessing import classify, deal_folds, out_of_fold, paired_auroc, paired_spearman, spline_basis
-from mura_fastai.results.metrics import to_studies
-from mura_fastai.results.shortcuts import (
-    ALL,
-    GROUPS,
-    audit_shortcuts,
-    followed,
-    format_shortcuts,
-    shortcuts,
-    shortcuts_to_json,
-    study_traits,
+from mura_fastai.results.audit import audit_shortcuts, format_shortcuts, shortcuts_to_json
+from mura_fastai.results.guessing import (
+    classify,
+    deal_folds,
+    paired_auroc,
+    paired_spearman,
+    predict_folds,
+    spline_basis,
 )
+from mura_fastai.results.metrics import to_studies
+from mura_fastai.results.shortcuts import ALL, GROUPS, followed, shortcuts, study_traits
 
 
 def invented(n=300, seed=0, patients=220, regions=("XR_HAND", "XR_WRIST"), abnormal=0.3):
@@ -72,10 +71,10 @@ def test_useless_traits_read_a_half_where_comparing_across_folds_reads_less():
         label, patient = images.label.to_numpy(int), images.patient.to_numpy(str)
         basis = spline_basis(table[["width", "height"]])
         dealt = deal_folds(label, patient, 5, seed)
-        p = out_of_fold(classify, basis, label, dealt)
+        p = predict_folds(classify, basis, label, dealt)
         here.append(paired_auroc(label, p, dealt)(np.ones((1, len(label))))[0])
         dealt = np.random.default_rng(seed).integers(0, 5, 1000)[None, images.patient.astype(int)]
-        across.append(roc_auc_score(label, out_of_fold(classify, basis, label, dealt)[0]))
+        across.append(roc_auc_score(label, predict_folds(classify, basis, label, dealt)[0]))
     assert abs(np.mean(here) - 0.5) < 0.025  # its standard error is about .009
     assert np.mean(across) < 0.48
 

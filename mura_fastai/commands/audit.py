@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from mura_fastai.commands import shared
-from mura_fastai.commands.data import _by_reason, _print_skipped
 from mura_fastai.errors import InputError
 
 
@@ -46,16 +45,16 @@ def audit(
     skipped = images.attrs["skipped"]
     counts = dict(patients=images.patient.nunique(), studies=images.study.nunique(), images=len(images))
     if as_json:
-        reasons = {reason: len(paths) for reason, paths in _by_reason(skipped).items()}
+        reasons = {reason: len(paths) for reason, paths in shared.by_reason(skipped).items()}
         shared.print_json({"data": str(data), **counts, "reasons": reasons, "skipped": skipped})
         return
     print(f"{data}: " + ", ".join(f"{n} {what}" for what, n in counts.items()) + " can be used")
-    _print_skipped(skipped)
+    shared.print_skipped(skipped)
 
 
 def _shortcuts(data, source, split_seed, n_boot, seed, out, as_json):
     "`mura audit --shortcuts`, of data or of a run."
-    from mura_fastai.results.shortcuts import audit_shortcuts, format_shortcuts, shortcuts_to_json
+    from mura_fastai.results.audit import audit_shortcuts, format_shortcuts, shortcuts_to_json
 
     tables = audit_shortcuts(data, source, split_seed, out, n_boot=n_boot, seed=seed)
     told, run = tables["shortcuts"], tables["followed"]

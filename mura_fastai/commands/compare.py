@@ -11,7 +11,11 @@ from mura_fastai.errors import InputError
 
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN RUN...", help="Two runs or more; the first is compared with.")
+        list[Path],
+        typer.Argument(
+            metavar="RUN RUN...",
+            help="Two or more, each held against the first; seeds of one recipe as one folder, or A,B,C.",
+        ),
     ],
     data: Annotated[Path | None, typer.Option(help="Other data than the runs' own.")] = None,
     split: shared.Split = "valid",
@@ -32,8 +36,9 @@ def compare(
     """
     if len(runs) < 2:
         raise InputError("one run is no comparison: give two or more (mura evaluate scores a single one)")
-    wanted = tuple(m.strip() for m in metrics.split(",") if m.strip())
-    table, _ = shared.experiment().compare_runs(runs, data=data, split=split, source=source, metrics=wanted)
+    table, _ = shared.experiment().compare_runs(
+        runs, data=data, split=split, source=source, metrics=shared.names(metrics)
+    )
     from mura_fastai.results.verdicts import comparison_to_json, format_comparison
 
     figures = []
@@ -68,9 +73,13 @@ def power(
     mura power
     mura power --n 400 --kappa 0.65 --auroc 0.88
     """
-    from mura_fastai.results import power as room
+    from mura_fastai.results.power import format_power, power_to_json
+    from mura_fastai.results.power import power as power_of
 
-    table = room.power(
+    table = power_of(
         n, kappa, auroc, prevalence, correlation, power, per_patient=per_patient, icc=icc
     )  # fmt: skip
-    shared.print_json(room.power_to_json(table)) if as_json else print(room.format_power(table))
+    if as_json:
+        shared.print_json(power_to_json(table))
+    else:
+        print(format_power(table))

@@ -59,7 +59,7 @@ def summarize(
     shown = table.assign(abnormal_share=[f"{x:.1%}" if x == x else "n/a" for x in table.abnormal_share])
     print(shown.rename(columns=lambda c: c.replace("_", " ")).reset_index().to_string(index=False))
     print(f"{tune} of train's studies are set aside as tune: epochs and thresholds are chosen on them alone")
-    _print_skipped(skipped)
+    shared.print_skipped(skipped)
 
 
 def prepare(
@@ -115,22 +115,8 @@ def prepare(
     print(f"{store.path}: {told['images']} images of {size} px; all of the store is {told['bytes'] / 1e9:.2f} GB")
     pace = f", {decoded / seconds:.0f} images a second" if decoded else ""
     print(f"decoded {decoded} in {seconds:.1f} s{pace}; skipped {len(told['skipped'])}")
-    _print_skipped(told["skipped"])
+    shared.print_skipped(told["skipped"])
     if store.path.absolute() == cached:
         print(f"next: mura train {data} --size {size} takes it by itself")
     else:
         print(f"next: mura train {data} --size {size} --store {store.path}")
-
-
-def _print_skipped(skipped: list[dict]):
-    for reason, paths in _by_reason(skipped).items():
-        print(f"left out, {reason}: {len(paths)}, such as {paths[0]}")
-
-
-def _by_reason(skipped: list[dict]) -> dict[str, list[str]]:
-    "Paths of what was left out, by the reason up to its first detail, the most frequent first."
-    reasons = {}
-    for row in skipped:
-        name = "same pixels as another" if row["reason"].startswith("same pixels as") else row["reason"]
-        reasons.setdefault(name, []).append(row["path"])
-    return dict(sorted(reasons.items(), key=lambda kv: -len(kv[1])))

@@ -43,7 +43,10 @@ def evaluate(
 
     Such a file is a table of predictions, or one in the competition's format.
     """
-    paths = paths or []
+    from mura_fastai.results.metrics import check_metrics
+
+    paths, metrics = paths or [], shared.names(metrics)
+    check_metrics(metrics)  # before anything is scored
     if len(paths) > (1 if predictions else 2) or not (paths or predictions):
         raise InputError("give RUN, RUN DATA, --predictions FILE, or DATA --predictions FILE")
     if predictions:
@@ -61,7 +64,7 @@ def evaluate(
         )
         told = dict(run=str(paths[0]), split=split)
     _warn_of(scores, paths[0] if paths else None, predictions)
-    shared.print_scores(scores, as_json, tuple(metrics.split(",")), **told)
+    shared.print_scores(scores, as_json, metrics, **told)
 
 
 def _threshold(text: str | None) -> float | str | None:
@@ -74,7 +77,7 @@ def _threshold(text: str | None) -> float | str | None:
 
 def _warn_of(scores, data: Path | None, predictions: Path | None):
     "On stderr, what the scores do not rest on."
-    from mura_fastai.results.pooling import name_some
+    from mura_fastai.text import name_some
 
     for name, fault in {
         "missing": f"of {data} without a prediction, scored on the rest",
@@ -154,8 +157,8 @@ def predict(
     if not inputs:
         raise InputError("no input given; name image files, a folder, a dataset's root or a CSV of image paths")
     preds = shared.experiment().predict(runs, inputs, out, format)
-    from mura_fastai.results.pooling import name_some
     from mura_fastai.results.tables import studies_of
+    from mura_fastai.text import name_some
 
     studies, skipped = studies_of(preds), preds.attrs["skipped"]
     incomplete = studies.study[studies.n_unreadable > 0].tolist()

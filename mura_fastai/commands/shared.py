@@ -53,6 +53,11 @@ def interval(name: str) -> str | None:
     return None if name == "none" else name
 
 
+def names(text: str | None) -> tuple:
+    "What stands between commas."
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
 def print_json(document):
     # `NaN` is no JSON; paths may hold bytes that are no UTF-8, so everything beyond ASCII is escaped.
     print(json.dumps(document, indent=1, allow_nan=False))
@@ -72,7 +77,27 @@ def print_scores(scores, as_json: bool, metrics: tuple = (), **told):
         print(format_repeats(scores, *([metrics] if metrics else [])))
     else:
         print(format_scores(scores, *([metrics] if metrics else [])))
-    for name, who in (("baseline", "Knowing the region alone"), ("always_normal", "Always normal")):
-        if scores.attrs.get(name) is not None:
-            row = scores.attrs[name].loc["overall"]
-            print(f"{who}: kappa {row.kappa:.3f}, AUROC {row.auroc:.3f}, accuracy {row.accuracy:.3f} overall")
+    for name, who in (("region_only", "Knowing the region alone"), ("always_normal", "Always normal")):
+        if name in scores.attrs:
+            kappa, auroc, accuracy = (scores.attrs[name]["overall"][m] for m in ("kappa", "auroc", "accuracy"))
+            if kappa is not None:
+                print(f"{who}: kappa {kappa:.3f}, AUROC {auroc:.3f}, accuracy {accuracy:.3f} overall")
+
+
+def print_skipped(
+    skipped: list[dict],  # path and reason
+):
+    "What was left out, a line a reason."
+    for reason, paths in by_reason(skipped).items():
+        print(f"left out, {reason}: {len(paths)}, such as {paths[0]}")
+
+
+def by_reason(
+    skipped: list[dict],  # path and reason
+) -> dict[str, list[str]]:
+    "Paths of what was left out, by the reason up to its first detail, the most frequent first."
+    reasons = {}
+    for row in skipped:
+        name = "same pixels as another" if row["reason"].startswith("same pixels as") else row["reason"]
+        reasons.setdefault(name, []).append(row["path"])
+    return dict(sorted(reasons.items(), key=lambda kv: -len(kv[1])))

@@ -12,8 +12,8 @@ from scipy.special import expit, logit
 
 from mura_fastai.errors import InputError
 from mura_fastai.files import read_yaml, write_text
-from mura_fastai.results.intervals import wilson
-from mura_fastai.results.measures import RATES, confusion, cross_entropy
+from mura_fastai.results.intervals import asymptotic_bounds
+from mura_fastai.results.measures import METRICS, RATES, confusion, cross_entropy
 from mura_fastai.results.pooling import POOLS, to_studies
 
 FORMAT = 1  # of decision.yaml
@@ -32,12 +32,20 @@ class Decision:
     regions: dict = field(default_factory=dict)  # region -> its own {threshold, temperature}
     chosen_on: dict = field(default_factory=dict)  # split, studies, abnormal, and what was gained on them
 
+    def __post_init__(self):
+        if self.pool not in POOLS:
+            raise InputError(f"there is no pool {self.pool!r}: choose one of {', '.join(POOLS)}")
+        if not 0 <= self.threshold <= 1:
+            raise InputError(f"the threshold is {self.threshold}: give a probability from 0 to 1")
+        if not 0 < self.temperature < float("inf"):
+            raise InputError(f"the temperature is {self.temperature}: give a number above 0")
+
     def apply(
         self,
         preds: pd.DataFrame,  # predictions table, or studies that carry no decision yet
     ) -> pd.DataFrame:  # a row a study; `p_abnormal` calibrated, and `abnormal`, the decision, 0 or 1
         "Pool the views, calibrate and decide. Raises `InputError` for studies that were decided before."
-        if is_decided(preds):
+        if is_decided(preds) and "path" not in preds:
             raise InputError("these studies carry decisions already: start from the predictions of images")
         studies = to_studies(preds, self.pool)
         p, threshold = self.calibrated(studies["p_abnormal"], studies["region"]), self.thresholds(studies["region"])
@@ -64,8 +72,23 @@ class Decision:
 def is_decided(
     table: pd.DataFrame,  # predictions or studies table
 ) -> bool:
-    "Whether these are studies that carry a decision each."
-    return "abnormal" in table and "n_views" in table and "path" not in table
+    "Whether it carries decisions: studies with `abnormal`, or images with `p_study` and `abnormal` of their studies."
+    return "abnormal" in table and ("p_study" in table if "path" in table else "n_views" in table)
+
+
+def studies_as_decided(
+    table: pd.DataFrame,  # one that `is_decided`
+    pool: str = "mean",  # how views become a study, where the table does not say
+) -> pd.DataFrame:  # a row a study, with `abnormal`
+    "The studies of a table as it decides them itself. Raises `InputError` for what is no probability or decision."
+    studies = to_studies(table, pool)
+    if "path" not in table:
+        return studies
+    own = table.drop_duplicates("study").set_index("study").loc[studies["study"]]
+    p, said = (pd.to_numeric(own[c], errors="coerce").to_numpy(float) for c in ("p_study", "abnormal"))
+    if not (((p >= 0) & (p <= 1)).all() and np.isin(said, (0, 1)).all()):
+        raise InputError("p_study is no number from 0 to 1, or abnormal not 0 or 1: drop or correct these columns")
+    return studies.assign(p_abnormal=p, abnormal=said.astype("int64"))
 
 
 def temper(
@@ -98,7 +121,7 @@ def choose_threshold(
     """The threshold with the best kappa, the best Youden index, or the highest that keeps a wanted sensitivity.
 
     Of several equally good ones the nearest to one half. Youden, Cancer 3 (1950) 32: sensitivity + specificity - 1.
-    Raises `InputError` for one class, or an unknown rule."""
+    Raises `InputError` for one class, an unknown rule, and a sensitivity that no threshold reaches."""
     label, p = _both_classes(label, p)
     values = np.unique(p)
     between = np.concatenate([[values[0] / 2], (values[:-1] + values[1:]) / 2, [(values[-1] + 1) / 2]])
@@ -108,7 +131,11 @@ def choose_threshold(
     sensitivity, specificity = RATES["sensitivity"](cm), RATES["specificity"](cm)
     wanted = _wanted_sensitivity(by)
     if wanted is not None:
-        return float(between[sensitivity >= wanted - 1e-12].max(initial=0.0))
+        kept = between[sensitivity >= wanted - 1e-12]
+        if not len(kept):
+            lost = np.mean(p[label == 1] == 0)
+            raise InputError(f"no threshold finds {wanted:.0%}: {lost:.0%} of the abnormal have probability 0")
+        return float(kept.max())
     worth = RATES["kappa"](cm) if by == "kappa" else sensitivity + specificity
     best = between[worth >= worth.max() - 1e-12]
     return float(best[np.argmin(np.abs(best - 0.5))])
@@ -125,8 +152,8 @@ def choose_decision(
 ) -> Decision:
     """Fit the temperature, then choose the threshold, on studies that nothing is reported of.
 
-    Raises `InputError` for an unknown rule, fewer than `least` studies of a label, and, unless allowed in as many
-    words, for rows of valid or test."""
+    Raises `InputError` for an unknown rule, fewer than `least` studies of a label, rows that were trained on, and,
+    unless allowed in as many words, rows of valid or test."""
     _wanted_sensitivity(by)
     studies = to_studies(tune, pool)
     studies = studies[studies["label"].notna()]
@@ -136,11 +163,13 @@ def choose_decision(
             f"{reported.sum()} of these studies are of valid or test, which are reported: choose on tune, "
             "or say tune_on_reported (--tune-on-reported) and that the score is too good"
         )
+    if (studies["split"] == "train").any():
+        raise InputError("rows of train are among those to choose on: the network knows them; choose on tune")
     abnormal = int(studies["label"].sum())
     if min(abnormal, len(studies) - abnormal) < least:
         raise InputError(
             f"{len(studies)} studies to choose on, {abnormal} abnormal: at least {least} of either label are needed; "
-            f"ask for fewer (least=1, --least 1) or give a threshold"
+            "give a threshold, or ask for fewer (mura calibrate --least 1)"
         )
     regions = {}
     if per_region:
@@ -228,7 +257,8 @@ def _both_classes(label, p):
 def _fit(studies: pd.DataFrame, by: str, temperature: bool) -> dict:
     label, p = studies["label"].to_numpy(float), studies["p_abnormal"].to_numpy()
     degree = fit_temperature(label, p) if temperature else 1.0
-    return dict(threshold=round(choose_threshold(label, temper(p, degree), by), 6), temperature=degree)
+    # not rounded: it may lie between two probabilities that are closer than any rounding
+    return dict(threshold=choose_threshold(label, temper(p, degree), by), temperature=degree)
 
 
 def _gain(studies: pd.DataFrame, decision: Decision) -> dict:
@@ -236,11 +266,12 @@ def _gain(studies: pd.DataFrame, decision: Decision) -> dict:
     after, label = decision.apply(studies), studies["label"].to_numpy(float)
     kappas = [RATES["kappa"](confusion(label, o)) for o in (studies["p_abnormal"] > 0.5, after["abnormal"])]
     losses = [cross_entropy(label, t["p_abnormal"]).mean() for t in (studies, after)]
-    cm = confusion(label, after["abnormal"])
-    rates = {
-        name: [float(RATES[name](cm)), cm[truth].sum()] for name, truth in (("sensitivity", 1), ("specificity", 0))
-    }
-    told = {name: [round(o, 4) for o in (share, *map(float, wilson(share, n)))] for name, (share, n) in rates.items()}
+    said, everybody = after["abnormal"].to_numpy(float), {"all": np.arange(len(label))}
+    frame = label, after["p_abnormal"].to_numpy(), said, everybody, after["patient"].astype(str).to_numpy()
+    bounds, told = asymptotic_bounds(*frame)[:, 0], {}
+    for name in ("sensitivity", "specificity"):
+        ends = bounds[:, METRICS.index(name)]
+        told[name] = [round(float(o), 4) for o in (RATES[name](confusion(label, said)), *ends)]
     return dict(kappa=[round(float(k), 4) for k in kappas], loss=[round(float(x), 4) for x in losses]) | told
 
 

@@ -1,14 +1,17 @@
 """Which of two models, or of many, is better, and whether this set can tell: paired on the same studies."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from mura_fastai.errors import InputError
-from mura_fastai.results.intervals import bca_bounds, bootstrap_weights, influence, without_perfect
+from mura_fastai.results.intervals import bca_bounds, bootstrap_weights, influence, mean_of_trainings, without_perfect
 from mura_fastai.results.measures import METRICS, RATES, point_scores, ratio
-from mura_fastai.results.metrics import decided
+from mura_fastai.results.metrics import counts_of, decided, groups_of
 from mura_fastai.results.paired import delong_macro, delong_test, holm, mcnemar_test, normal_p, swap_test
-from mura_fastai.results.pooling import name_some
+from mura_fastai.text import name_some
 
 CORRECTIONS = ("holm", None)
 # Below five patients of a class a normal distribution promises too much: with two abnormal among 62 that differ by
@@ -65,15 +68,13 @@ def _common(
     return [[t.loc[common].assign(label=label[common]) for t in arm] for arm in arms], left_out
 
 
-def _mean_over_seeds(measure, label, arm, groups, *rest):
-    return np.mean([measure(label, p, d, groups, *rest) for p, d in zip(*arm, strict=True)], 0)
-
-
 def _bootstrap(label, arms, groups, patient, n_boot, seed):
     "arms x n_boot x (groups + 1) x METRICS: the mean over each arm's seeds, all from the same draws of patients."
-    weights = bootstrap_weights(patient, n_boot, seed)
-    draws = [[_mean_over_seeds(point_scores, label, arm, groups, w) for arm in arms] for w in weights]
-    draws = np.concatenate([np.stack(o) for o in draws], 1)
+    draws = [
+        np.stack([mean_of_trainings(point_scores, label, zip(*arm, strict=True), groups, w) for arm in arms])
+        for w in bootstrap_weights(patient, n_boot, seed)
+    ]
+    draws = np.concatenate(draws, 1)
     single = [len(np.unique(patient[i])) < 2 for i in groups.values()]
     draws[:, :, np.flatnonzero(single)] = np.nan
     return draws
@@ -90,7 +91,12 @@ def _differences(seeds_a, seeds_b, draws_a, draws_b, pulls_a, pulls_b, frame):
     label, groups, patient, n = frame
     a, b = seeds_a.mean(0), seeds_b.mean(0)
     diff, se = np.where(np.abs(b - a) < 1e-12, 0.0, b - a), _deviation(draws_b - draws_a)
-    lo, hi = bca_bounds(draws_b - draws_a, diff, pulls_b - pulls_a, groups, patient)
+    # A difference lies on both sides alike, so that its standard error and Student's t serve it better than BCa does.
+    patients = np.array([len(np.unique(patient[i])) for i in [*groups.values(), slice(None)]])[:, None]
+    reach = stdtrit(np.maximum(patients - 1, 1), 0.975) * np.sqrt(patients / np.maximum(patients - 1, 1))
+    # arms that never differ on these patients may differ on others: no draw can show that
+    half = np.where(se < 1e-12, np.nan, reach * se)
+    lo, hi = diff - half, diff + half
     values = dict(a=a, b=b, diff=diff, diff_lo=lo, diff_hi=hi, se=se)
     values["n_needed"] = np.ceil(n[:, None] * _NEEDED * ratio(se, diff) ** 2)
     for side, draws, pulls, seeds in (("a", draws_a, pulls_a, seeds_a), ("b", draws_b, pulls_b, seeds_b)):
@@ -164,10 +170,11 @@ def compare(
     """Scores of two arms or more on the same studies, their paired differences, and what may be said of them.
 
     Only studies with a label count that all arms have. Of each metric M, for the first arm (a) and the other (b):
-    M_a, M_b; M_diff, b minus a, with the 95 % interval M_diff_lo, M_diff_hi (BCa) of a bootstrap that draws patients,
-    the same ones for both; M_p, and M_p_adjusted by Holm's method over the regions of one comparison ("overall" and
-    "macro" are questions of their own and stay as they are); M_n_needed, the studies a set like this needs to show the
-    difference with 80 % power, were it as large as found; M_a_lo ... M_b_hi, the intervals of the scores themselves.
+    M_a, M_b; M_diff, b minus a, with its 95 % interval M_diff_lo, M_diff_hi (Student's t on the standard error of a
+    bootstrap that draws patients, the same ones for both); M_p, and M_p_adjusted by Holm's method over the regions of
+    one comparison, and of "overall" and of "macro" over the further arms; M_n_needed, the studies a set like this
+    needs to show the difference with 80 % power, were it as large as found; M_a_lo ... M_b_hi, the intervals of the
+    scores themselves.
 
     p: AUROC by `delong_test`; kappa and other rates by `swap_test`, accuracy of single tables by `mcnemar_test`; other
     metrics, and rates of arms with unlike numbers of seeds, by the normal distribution with the bootstrap's standard
@@ -189,13 +196,12 @@ def compare(
     first = tables[0][0]
     label, region, patient = (first[c].to_numpy(t) for c, t in (("label", float), ("region", str), ("patient", str)))
     arms = [[np.stack([t[c].to_numpy(float) for t in arm]) for c in ("p_abnormal", "abnormal")] for arm in tables]
-    groups = {r: np.flatnonzero(region == r) for r in np.unique(region)} | {"overall": np.arange(len(label))}
+    groups = groups_of(region)
     columns = [METRICS.index(m) for m in metrics]
     seeds = [np.stack([point_scores(label, p, d, groups) for p, d in zip(*arm, strict=True)]) for arm in arms]
     draws = _bootstrap(label, arms, groups, patient, n_boot, seed)
-    pulls = [_mean_over_seeds(influence, label, arm, groups, patient) for arm in arms]
-    counts = [(len(i), int(label[i].sum())) for i in groups.values()]
-    counts = pd.DataFrame(counts + counts[-1:], pd.Index([*groups, "macro"], name="region"), ["n", "n_abnormal"])
+    pulls = [mean_of_trainings(influence, label, zip(*arm, strict=True), groups, patient) for arm in arms]
+    counts = counts_of(label, groups)
     blocks = {}
     for b in range(1, len(arms)):
         frame = label, groups, patient, counts["n"].to_numpy()
@@ -207,6 +213,11 @@ def compare(
         kept = [k for k in _COLUMNS if "seed" not in k or max(map(len, seeds)) > 1]
         found = {f"{name}_{k}": values[k][:, m] for m, name in enumerate(metrics) for k in kept}
         blocks[names[b]] = pd.concat([counts, pd.DataFrame(found, counts.index)], axis=1)
+    if correct and len(blocks) > 1:  # as many questions to all studies together as there are further arms
+        for column, end in product([f"{m}_p" for m in metrics], ("overall", "macro")):
+            adjusted = holm(np.array([block.loc[end, column] for block in blocks.values()]))
+            for block, p in zip(blocks.values(), adjusted, strict=True):
+                block.loc[end, f"{column}_adjusted"] = p
     table = blocks[names[1]] if len(arms) == 2 else pd.concat(blocks, names=["name"])
     table.attrs = dict(
         names=names, seeds={n: len(s) for n, s in zip(names, seeds, strict=True)}, metrics=metrics, n_common=len(label),

@@ -22,9 +22,10 @@ from mura_fastai.results.compare import compare
 from mura_fastai.results.competition import competition_folders, write_competition
 from mura_fastai.results.interpret import MuraInterpretation, figures
 from mura_fastai.results.measures import cross_entropy
+from mura_fastai.results.metrics import check_interval
 from mura_fastai.results.predict import predict_images
 from mura_fastai.results.repeats import decided_studies, evaluate_repeats, refuse_interval, repeats_of
-from mura_fastai.results.scoring import decision_of, evaluate_run, predictions_of
+from mura_fastai.results.scoring import decision_of, evaluate_run, predictions_of, warn_of_seen
 from mura_fastai.results.tables import write_predictions
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.repeats import check_repeats, is_repeats, read_repeats, sub_runs, train_repeats
@@ -47,6 +48,7 @@ def train(
     """`mura train`: read the data, train on train, choose on tune, score on valid; all of it kept in a run folder.
 
     With folds or seeds the folder holds a run for each of them, and the scores are those of `score_repeats`."""
+    check_interval(ci)  # not after hours of training
     repeated = folds is not None or seeds != 1
     if repeated:
         check_repeats(folds, seeds)
@@ -151,6 +153,7 @@ def predict(
     runs = [one for run in runs for one in (sub_runs(run) if is_repeats(run) else [run])]
     folders = competition_folders(inputs, format)
     images = input_images(inputs)
+    warn_of_seen(runs, images)
     tables = [predict_images(load_run(run), images) for run in runs]
     preds = tables[0].assign(p_abnormal=sum(t.p_abnormal for t in tables) / len(tables))
     preds["loss"] = cross_entropy(preds.label, preds.p_abnormal)

@@ -101,7 +101,7 @@ def regress(
     return Ridge(RIDGE).fit(basis, target).predict if basis.shape[1] else lambda x: np.zeros(len(x))
 
 
-def out_of_fold(
+def predict_folds(
     fit: Callable,  # `classify` or `regress`
     basis: np.ndarray,  # n x k
     target: np.ndarray,  # n

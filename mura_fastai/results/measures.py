@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['RATES', 'RANKINGS', 'BINS', 'METRICS', 'ratio', 'confusion', 'kappa', 'rankings', 'auroc', 'average_precision',
-           'calibration', 'cross_entropy', 'point_scores']
+           'calibration', 'cross_entropy', 'macro_of', 'point_scores']
 
 # %% ../../nbs/40_results.measures.ipynb #9516c570
 import numpy as np
 import pandas as pd
 
 # %% ../../nbs/40_results.measures.ipynb #0ff49b83
-def ratio(a, b):
+def ratio(
+    a,  # numbers
+    b,  # numbers
+):
     "a / b with NaN where b is 0, and no warning."
     a, b = np.broadcast_arrays(np.asarray(a, float), np.asarray(b, float))
     return np.divide(a, b, out=np.full(b.shape, np.nan), where=b != 0)[()]
@@ -157,6 +160,15 @@ def cross_entropy(
     return -(label * np.log(p) + (1 - label) * np.log1p(-p))
 
 # %% ../../nbs/40_results.measures.ipynb #7581c096
+def macro_of(
+    values,  # scores; along one axis the regions, and after them all studies
+    axis: int = -2,  # which one
+) -> np.ndarray:  # without that axis: means over the regions that have the score, NaN where none has
+    "The macro score."
+    regions = np.moveaxis(np.asarray(values, float), axis, 0)[:-1]
+    return ratio(np.nansum(regions, 0), np.isfinite(regions).sum(0))
+
+
 METRICS = ("kappa", "auroc", "average_precision", "accuracy", "sensitivity", "specificity", "f1", "brier", "ece")
 
 
@@ -179,6 +191,4 @@ def point_scores(
         values = {name: rate(cm) for name, rate in RATES.items()}
         values |= rankings(label[index], p[index], w) | _calibration_of(means)
         rows.append(np.stack([values[m] for m in METRICS], -1))
-    regions = np.stack(rows[:-1], -2)
-    macro = ratio(np.nansum(regions, -2), np.isfinite(regions).sum(-2))
-    return np.stack([*rows, macro], -2)
+    return np.stack([*rows, macro_of(np.stack(rows, -2))], -2)

@@ -8,7 +8,7 @@ from scipy.stats import binomtest, norm
 
 from mura_fastai.errors import InputError
 from mura_fastai.results.intervals import placements, placements_variance
-from mura_fastai.results.measures import RATES, ratio
+from mura_fastai.results.measures import RATES, macro_of, ratio
 
 _NOTHING = 1e-12  # what rounding leaves of a difference that is none
 
@@ -21,14 +21,6 @@ class DeLong(NamedTuple):
     diff: float
     se: float
     p: float
-
-
-def macro_of(
-    values,  # groups x ...; the regions, and after them all studies
-) -> np.ndarray:  # ... means over the regions that have the score, NaN where none has
-    "The macro score."
-    regions = np.asarray(values, float)[:-1]
-    return ratio(np.nansum(regions, 0), np.isfinite(regions).sum(0))
 
 
 def normal_p(
@@ -130,7 +122,7 @@ def swap_test(
     def differences(*both):  # two times ... x groups x seeds x 2 counts to (groups + 1) x ... x rates
         cms = [np.stack([totals - o, o], -1) for o in both]
         a, b = (np.moveaxis(np.stack([RATES[r](cm).mean(-1) for r in rates], -1), -2, 0) for cm in cms)
-        return np.concatenate([b - a, (macro_of(b) - macro_of(a))[None]])
+        return np.concatenate([b - a, (macro_of(b, 0) - macro_of(a, 0))[None]])
 
     found, rng = differences(*start), np.random.default_rng(seed)
     reached = np.zeros(found.shape)

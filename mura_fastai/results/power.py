@@ -6,7 +6,7 @@ from scipy.stats import norm
 
 from mura_fastai.errors import InputError
 from mura_fastai.results.intervals import kappa_variance
-from mura_fastai.text import aligned, short
+from mura_fastai.text import aligned, plain_rows, short
 
 # Studies of MURA: a region of the public valid set in the mean, the hidden test, the public valid set.
 SIZES = {"a region of MURA's valid set": 171, "MURA's hidden test": 207, "MURA's valid set": 1199}
@@ -123,5 +123,4 @@ def power_to_json(
     table: pd.DataFrame,  # from `power`
 ) -> dict:  # the question, and `sets`: name -> {column: number}
     "The table as plain numbers, ready for `json.dumps`."
-    rows = {str(name): {k: int(v) if k == "n" else float(v) for k, v in row.items()} for name, row in table.iterrows()}
-    return {**table.attrs, "sets": rows}
+    return {**table.attrs, "sets": plain_rows(table, whole=("n",))}

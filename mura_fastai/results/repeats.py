@@ -10,9 +10,25 @@ import pandas as pd
 from mura_fastai.errors import InputError
 from mura_fastai.files import write_text
 from mura_fastai.results.calibrate import read_decision
-from mura_fastai.results.intervals import bca_bounds, bootstrap_weights, influence, without_perfect
+from mura_fastai.results.intervals import (
+    bca_bounds,
+    bootstrap_weights,
+    influence,
+    mean_of_trainings,
+    without_perfect,
+)
 from mura_fastai.results.measures import METRICS, cross_entropy, point_scores
-from mura_fastai.results.metrics import always_normal, decided, region_baseline, score, score_table, study_arrays
+from mura_fastai.results.metrics import (
+    always_normal,
+    counts_of,
+    decided,
+    incomplete_of,
+    region_baseline,
+    score,
+    score_table,
+    scores_to_json,
+    study_arrays,
+)
 from mura_fastai.results.tables import read_predictions, scores_document, write_predictions
 from mura_fastai.training.repeats import is_finished, read_repeats
 from mura_fastai.training.runs import read_table
@@ -55,8 +71,7 @@ def score_repeats(
     label, _, _, groups, patient = arrays[0]
     told = [(p, pred) for _, p, pred, _, _ in arrays]
     each = np.stack([point_scores(label, p, pred, groups) for p, pred in told])
-    counts = [(len(i), int(label[i].sum())) for i in groups.values()]
-    scores = pd.DataFrame(counts + counts[-1:], pd.Index([*groups, "macro"], name="region"), ["n", "n_abnormal"])
+    scores = counts_of(label, groups)
     scores[list(METRICS)] = each.mean(0)
     if ci:
         bounds = _bounds_of_mean(label, told, groups, patient, n_boot, seed)
@@ -65,21 +80,19 @@ def score_repeats(
     scores[[f"{name}_seed_sd" for name in METRICS]] = each.std(0, ddof=1) if len(told) > 1 else np.nan
     how = [t.attrs.get("decision") for t in tables]
     # Tables of several folds come without: each fold may have been decided in its own way.
-    alike = how[0] if how[0] and all(h == how[0] for h in how) else {"threshold": "as decided", "pool": "as decided"}
+    alike = how[0] and not how[0].get("regions") and all(h == how[0] for h in how)
+    alike = how[0] if alike else {"threshold": "as decided", "pool": "as decided"}
     scores.attrs = {"ci": ci, "threshold": alike["threshold"], "pool": alike["pool"], "trainings": len(told)}
-    scores.attrs |= {"n_boot": n_boot, "seed": seed} if ci else {}
+    scores.attrs |= ({"n_boot": n_boot, "seed": seed} if ci else {}) | incomplete_of(seeds[0])
     return scores
 
 
 def _bounds_of_mean(label, told, groups, patient, n_boot, seed) -> np.ndarray:
     "95 % intervals of the means over seeds, 2 x (groups + 1) x METRICS, as `bootstrap_bounds` has them of one."
-
-    def mean(measure, *rest):
-        return np.mean([measure(label, p, pred, groups, *rest) for p, pred in told], 0)
-
-    draws = np.concatenate([mean(point_scores, w) for w in bootstrap_weights(patient, n_boot, seed)])
-    # The influence of a patient on a mean is the mean of the influences.
-    points, pulls = mean(point_scores), mean(influence, patient)
+    weights = bootstrap_weights(patient, n_boot, seed)
+    draws = np.concatenate([mean_of_trainings(point_scores, label, told, groups, w) for w in weights])
+    points = mean_of_trainings(point_scores, label, told, groups)
+    pulls = mean_of_trainings(influence, label, told, groups, patient)
     return without_perfect(bca_bounds(draws, points, pulls, groups, patient), points, label, groups, patient)
 
 
@@ -135,8 +148,8 @@ def evaluate_repeats(
     scores = score_repeats(repeats_of(run, decided_studies), ci)
     preds = out_of_fold(run)
     scores.attrs |= {"folds": told["folds"], "seeds": told["seeds"]}
-    scores.attrs["baseline"] = score(_region_only(run, plan, preds), ci=None)
-    scores.attrs["always_normal"] = score(always_normal(preds), ci=None)
+    scores.attrs["region_only"] = scores_to_json(score(_region_only(run, plan, preds), ci=None))
+    scores.attrs["always_normal"] = scores_to_json(score(always_normal(preds), ci=None))
     write_predictions(preds, run / "predictions.csv")
     write_text(run / "metrics.json", json.dumps(scores_document(scores, split="valid"), indent=1))
     return scores
@@ -154,19 +167,20 @@ def _region_only(run: Path, plan: list, preds: pd.DataFrame) -> pd.DataFrame:
 
 def format_repeats(
     scores: pd.DataFrame,  # from `score_repeats`
-    metrics: tuple = ("kappa", "auroc"),  # columns to show with their interval
-    plain: tuple = ("sensitivity", "specificity"),  # columns to show without it
+    metrics: tuple = ("kappa", "auroc", "sensitivity", "specificity"),  # columns; the first two with their intervals
 ) -> str:
-    "The scores as a plain text table, below 100 characters wide, with lines that say which number is which."
-    return "\n".join([*score_table(scores, metrics, plain), *_notes(scores.attrs)])
+    "The scores as a plain text table, up to 100 characters wide, with lines that say which number is which."
+    # More than two intervals with a spread each would not fit a terminal.
+    return "\n".join([*score_table(scores, tuple(metrics[:2]), tuple(metrics[2:])), *_notes(scores.attrs)])
 
 
 def _notes(how: dict) -> list[str]:
     n = how["trainings"]
     of = "One training" if n == 1 else f"Mean over {n} trainings, a seed each"
     of += f", of {how['folds']} folds" if how.get("folds") else ""
-    decided = f"{how['pool']} over views, abnormal above {how['threshold']}"
-    notes = [f"{of}. Studies, {'as each run decides' if how['threshold'] == 'as decided' else decided}"]
+    at = how["threshold"]
+    decided = "as each run decides" if isinstance(at, str) else f"{how['pool']} over views, abnormal above {at:.3g}"
+    notes = [f"{of}. Studies, {decided}"]
     if how["ci"]:
         notes.append(f"[ ]: 95 % interval of it for other patients: bootstrap of patients, {how['n_boot']} draws")
     return notes if n == 1 else [*notes, "±: standard deviation between the seeds, which is no part of the interval"]

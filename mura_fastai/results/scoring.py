@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from mura_fastai.data.studies import SPLITS
 from mura_fastai.errors import InputError
 from mura_fastai.files import write_text
 from mura_fastai.results.calibrate import Decision, choose_decision, read_decision, write_decision
-from mura_fastai.results.metrics import always_normal, check_interval, region_baseline, score
+from mura_fastai.results.metrics import always_normal, check_interval, region_baseline, score, scores_to_json
 from mura_fastai.results.predict import predict_images
 from mura_fastai.results.tables import read_predictions, scores_document, write_predictions
 from mura_fastai.training.runs import load_run, read_settings, read_table
@@ -33,7 +34,7 @@ def predictions_of(
         raise InputError(f"unknown split {split!r}; the known ones are {', '.join(SPLITS)}")
     kept, own = run / KEPT.get(split, ""), read_table(run / "images.csv")
     mine = data is None and split in KEPT
-    if mine and kept.exists() and kept.stat().st_mtime >= (run / "weights" / "best.safetensors").stat().st_mtime:
+    if mine and kept.exists():  # training takes it away with every epoch that it keeps
         return read_predictions(kept)
     # Data without an official split is split as the run's was, or rows it trained on would come as valid ones.
     seed = (settings.get("data") or {}).get("split_seed", 0)
@@ -41,12 +42,6 @@ def predictions_of(
     images = images[images.split == split]
     if images.empty:
         raise InputError(f"{data or run}: no rows of split {split!r}")
-    seen = set(own.path[own.split.isin(("train", "tune"))])
-    if split in ("valid", "test") and images.path.isin(seen).any():
-        print(
-            f"{images.path.isin(seen).sum()} of {len(images)} images were trained on; scores are too good",
-            file=sys.stderr,
-        )
     # Where the run's images lie decoded already, they are taken as they are: in the store that it was trained from, or
     # in the one that the cache has for its table.
     named = settings.get("store")
@@ -56,6 +51,19 @@ def predictions_of(
     if mine:
         write_predictions(preds, kept)
     return preds
+
+
+def warn_of_seen(
+    runs: list[str | Path],  # folders of runs
+    images: pd.DataFrame,  # labelled rows that are predicted, or scored
+):
+    "Say on stderr how many of these images a run was trained on, or chosen on: their scores are too good."
+    tables = [read_table(Path(run) / "images.csv") for run in runs]
+    for split, what in (("train", "trained on"), ("tune", "chosen on, epoch and threshold")):
+        seen = set().union(*(t.path[t.split == split] for t in tables))
+        n = (images["path"].isin(seen) & images["label"].notna()).sum()
+        if n:
+            print(f"{n} of {len(images)} images were {what}: their scores are too good", file=sys.stderr)
 
 
 def decision_of(
@@ -85,17 +93,17 @@ def calibrate_run(
     per_region: bool = False,  # numbers of their own for regions with enough studies
     temperature: bool = True,  # calibrate as well
     pool: str = "mean",  # how views become a study
-    threshold: float | None = None,  # this one, and nothing is chosen
+    threshold: float | None = None,  # this one; nothing is chosen, and probabilities stay as they are
     least: int = 20,  # studies of either label that a choice needs
 ) -> Decision:
     "`mura calibrate`: choose anew, on the run's tune rows, how it decides; every later command decides so."
     read_settings(run)
     if threshold is None:
         decision = choose_decision(predictions_of(run, split="tune"), by, per_region, temperature, pool, least)
-    elif 0 <= threshold <= 1:
-        decision = Decision(threshold, pool=pool)
+    elif by != "kappa" or per_region:
+        raise InputError("a threshold is given, and a way to choose one: leave one of them away")
     else:
-        raise InputError(f"the threshold is {threshold}: give a probability from 0 to 1")
+        decision = Decision(threshold, pool=pool)
     write_decision(decision, run)
     return decision
 
@@ -111,11 +119,17 @@ def evaluate_run(
     "`mura evaluate`: study-level scores, decided as the run decides; those of its own valid rows are kept with it."
     check_interval(ci)  # before anything is predicted
     preds = predictions_of(run, data, split, source)
-    tune = predictions_of(run, split="tune") if isinstance(threshold, str) else None
-    how = dict(decision=decision_of(run)) if threshold is None else dict(threshold=threshold, tune=tune)
-    scores = score(preds, ci=ci, **how)
-    scores.attrs["baseline"] = region_only(run, preds)
-    scores.attrs["always_normal"] = score(always_normal(preds), ci=None)
+    warn_of_seen([run], preds)
+    decision = decision_of(run)
+    if isinstance(threshold, str):
+        tune, calibrated = predictions_of(run, split="tune"), decision.temperature != 1
+        decision = choose_decision(tune, threshold, bool(decision.regions), calibrated, decision.pool)
+    elif threshold is not None:
+        own = {region: told | {"threshold": threshold} for region, told in decision.regions.items()}
+        decision = replace(decision, threshold=threshold, by="fixed", regions=own, chosen_on={})
+    scores = score(preds, ci=ci, decision=decision)
+    scores.attrs["region_only"] = scores_to_json(region_only(run, preds))
+    scores.attrs["always_normal"] = scores_to_json(score(always_normal(preds), ci=None))
     if data is None and split == "valid" and threshold is None:
         write_text(Path(run) / "metrics.json", json.dumps(scores_document(scores, split=split), indent=1))
     return scores

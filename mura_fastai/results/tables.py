@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from mura_fastai.data.sources import read_images
 from mura_fastai.errors import InputError
 from mura_fastai.files import replacing
+from mura_fastai.results.calibrate import is_decided, read_decision, studies_as_decided
 from mura_fastai.results.competition import is_competition, read_competition, without_ranking
 from mura_fastai.results.metrics import score, scores_to_json, to_studies
 
@@ -44,9 +44,15 @@ def read_predictions(
     return preds
 
 
-def _pooled(predictions: str | Path, threshold: float | str | None) -> pd.DataFrame:
-    preds = read_predictions(predictions, ("study", "p_abnormal"))
-    return to_studies(preds) if threshold is not None else studies_of(preds)
+def _read_decided(predictions: str | Path, needed: tuple, threshold: float | str | None) -> pd.DataFrame:
+    "The table of a file; its studies, decided, where it carries decisions or its run does, and no threshold is given."
+    preds, folder = read_predictions(predictions, needed), Path(predictions).parent
+    if threshold is not None:
+        return preds
+    if is_decided(preds):
+        return studies_as_decided(preds)
+    decision = read_decision(folder) if (folder / "settings.yaml").exists() else None
+    return preds if decision is None else decision.apply(preds)
 
 
 def _join_truth(
@@ -81,13 +87,15 @@ def evaluate_file(
     both sides name is scored: `attrs["missing"]` lists studies of the data's split without a prediction (their number
     is `attrs["unpredicted"]`), `attrs["extra"]` predicted ones that are not in it, `attrs["repeated"]` those on several
     lines. Where a competition's file holds 0 and 1 only, `attrs["hard"]` is True and scores that need probabilities
-    are NaN. A table whose studies carry decisions (`mura predict` writes `p_study` and `abnormal`) is scored by them,
-    unless a threshold is given.
+    are NaN. Without a threshold a table that carries decisions is scored by them (`mura predict` writes `p_study` and
+    `abnormal`), and a run's own predictions.csv by the decision.yaml beside it.
     """
     competition = is_competition(predictions)
     if data is not None:
         split = split or "valid"
-        given = read_competition(predictions) if competition else _pooled(predictions, threshold)
+        needed = ("study", "p_abnormal")
+        given = read_competition(predictions) if competition else _read_decided(predictions, needed, threshold)
+        given = given if competition else to_studies(given)
         images = read_images(data, source, max_bad=1.0, seed=split_seed, decode=False)
         preds, missing, extra = _join_truth(given, images, split)
     elif competition:
@@ -96,14 +104,13 @@ def evaluate_file(
             f"give the data too: mura evaluate DATA --predictions {predictions}"
         )
     else:
-        preds, missing, extra = read_predictions(predictions, ("study", "p_abnormal", "label")), [], []
+        preds, missing, extra = _read_decided(predictions, ("study", "p_abnormal", "label"), threshold), [], []
         if split is not None:
             preds = preds[preds["split"] == split] if "split" in preds else preds[:0]
     if split is not None and not len(preds) + len(missing):
         raise InputError(f"{data or predictions}: no rows of split {split!r}")
     if data is not None and preds.empty:
         raise InputError(f"{predictions}: none of its studies is in {data}; study is XR_WRIST/patient00001/study1")
-    preds = preds if data is not None or threshold is not None else studies_of(preds)
     tune = None if tune is None else read_predictions(tune)
     scores = score(preds, ci, threshold, tune=tune, tune_on_reported=tune_on_reported)
     if competition and given.attrs["hard"]:
@@ -114,26 +121,16 @@ def evaluate_file(
 
 
 def studies_of(
-    preds: pd.DataFrame,  # predictions table; where it holds `p_study` and `abnormal`, its studies are decided
+    preds: pd.DataFrame,  # predictions table; where it carries decisions, so do its studies
 ) -> pd.DataFrame:
     "One row a study of a predictions table, the most suspicious first."
-    studies = to_studies(preds)
-    if {"p_study", "abnormal", "path"} <= set(preds):
-        known = preds.drop_duplicates("study").set_index("study").loc[studies["study"]]
-        p, said = (pd.to_numeric(known[c], errors="coerce").to_numpy(float) for c in ("p_study", "abnormal"))
-        if not (((p >= 0) & (p <= 1)).all() and np.isin(said, (0, 1)).all()):
-            raise InputError("p_study is no number from 0 to 1, or abnormal not 0 or 1: drop or correct these columns")
-        studies = studies.assign(p_abnormal=p, abnormal=said.astype("int64"))
+    studies = studies_as_decided(preds) if is_decided(preds) else to_studies(preds)
     return studies.sort_values("p_abnormal", ascending=False, kind="stable", ignore_index=True)
 
 
 def scores_document(
-    scores: pd.DataFrame,  # from `score`; scores in its `attrs`, such as those of the region alone, go along
+    scores: pd.DataFrame,  # from `score`; its `attrs`, such as the scores of the region alone, go along
     **told,  # what else belongs to them, such as split
 ) -> dict:  # ready for `json.dumps`: what was scored and how, then `scores` and `region_only` by region
     "The form in which scores are kept in metrics.json and printed by --json."
-    others = {k: scores_to_json(v) for k, v in scores.attrs.items() if isinstance(v, pd.DataFrame)}
-    how = {k: v for k, v in scores.attrs.items() if k not in others}
-    return {
-        **told, **how, "scores": scores_to_json(scores), "region_only": others.pop("baseline", None), **others,
-    }  # fmt: skip
+    return {**told, **scores.attrs, "scores": scores_to_json(scores)}

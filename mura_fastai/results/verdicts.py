@@ -4,10 +4,12 @@ import textwrap
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
+from mura_fastai.results.measures import ratio
 from mura_fastai.results.metrics import name_of
 from mura_fastai.results.pictures import plain_text
-from mura_fastai.text import aligned, ruled, short, with_interval
+from mura_fastai.text import aligned, plain_rows, ruled, short, with_interval
 
 
 def comparisons(
@@ -33,15 +35,20 @@ def seed_noise(
     metric: str,  # of it
     seeds: tuple,  # number of seeds of the first and of the other arm
 ) -> float:  # NaN where no arm has two seeds
-    """How much two recipes' mean scores may differ by their seeds alone: twice the standard error of the difference.
+    """How far two recipes' mean scores may lie apart by their seeds alone, in 95 of 100 pairs of such trainings.
 
-    An arm of one seed is taken to spread as the other does."""
+    Student's t, degrees of freedom by Welch, Biometrika 34 (1947) 28. An arm of one seed is taken to spread as the
+    other does; below two degrees of freedom nothing is said."""
     sd = np.array([row.get(f"{metric}_{side}_seed_sd", np.nan) for side in "ab"], float)
-    return 2 * np.sqrt(np.sum(np.where(np.isnan(sd), sd[::-1], sd) ** 2 / np.array(seeds)))
+    known, each = ~np.isnan(sd), np.where(np.isnan(sd), sd[::-1], sd) ** 2 / np.array(seeds)
+    # one seed adds its share of the variance, and nothing to what is known of it
+    own = each[known] ** 2 / (np.array(seeds)[known] - 1)
+    df = ratio(each[known].sum() ** 2, own.sum())
+    return float(stdtrit(df, 0.975) * np.sqrt(each.sum())) if df >= 2 else np.nan
 
 
 def _verdict(row, metric, seeds) -> str:
-    p, noise, n = row[f"{metric}_p"], seed_noise(row, metric, seeds), row[f"{metric}_n_needed"]
+    p, noise, n = row[f"{metric}_p_adjusted"], seed_noise(row, metric, seeds), row[f"{metric}_n_needed"]
     if np.isnan(p):
         return "this set cannot tell"
     words = "a difference that this set shows" if p < 0.05 else "no difference that this set could show"
@@ -66,8 +73,8 @@ def compare_sentences(
             if np.isnan(diff):
                 lines.append(f"overall {word}: n/a, the set holds one class")
                 continue
-            if diff == 0:
-                lines.append(f"overall {word}: {name} and {first} are equal.")
+            if diff == 0 and np.isnan(row[f"{m}_diff_lo"]):
+                lines.append(f"overall {word}: {name} and {first} do not differ on any study of this set.")
             else:
                 way = "higher" if diff > 0 else "lower"
                 bounds = f" [{short(row[f'{m}_diff_lo'], 3)}, {short(row[f'{m}_diff_hi'], 3)}]"
@@ -107,7 +114,7 @@ def format_comparison(
             blocks.append("\n".join([f"{name_of(m)}: {name} against {first}", *lines]))
     left_out = sum(attrs["left_out"].values())
     common = f"{attrs['n_common']} studies that all have, {left_out} left out"
-    note = [f"{common}; 95 % intervals by {attrs['n_boot']} draws of patients (BCa)."]
+    note = [f"{common}; 95 % intervals by {attrs['n_boot']} draws of patients."]
     note += [f"p of {name_of(m)}: {test}." for m, test in attrs["tests"].items()]
     told = [textwrap.fill(o, 98, subsequent_indent="  ") for o in [*compare_sentences(table), *note]]
     return "\n\n".join([*blocks, "\n".join(told)])
@@ -118,13 +125,6 @@ def comparison_to_json(
 ) -> dict:  # the attrs, `comparisons`: name -> region -> {column: number or None}, and `sentences`
     "A comparison ready for `json.dumps`: whole numbers stay whole, NaN becomes None."
     whole = ("n", "n_abnormal")
-    numbers = {
-        name: {
-            str(region): {
-                k: int(v) if k in whole else float(v) if np.isfinite(v) else None for k, v in row.items()
-            }
-            for region, row in part.iterrows()
-        }
-        for name, part in comparisons(table).items()
-    }  # fmt: skip
+    finite = {name: part.where(np.isfinite(part)) for name, part in comparisons(table).items()}
+    numbers = {name: plain_rows(part, whole) for name, part in finite.items()}
     return {**table.attrs, "comparisons": numbers, "sentences": compare_sentences(table)}

@@ -89,9 +89,9 @@ def demo(
 def compare_scores(
     scores: dict[str, pd.DataFrame],  # by architecture, from `train`: with intervals, and the baseline in `attrs`
 ) -> str:  # a text table
-    "Kappa and AUROC of every region, side by side; overall with intervals; the region-only baseline last."
+    "Kappa and AUROC of every region, side by side; overall with intervals; what the region alone scores last."
     tables = list(scores.values())
-    regions, baseline = [r for r in tables[0].index if r != "macro"], tables[0].attrs["baseline"]
+    regions, baseline = [r for r in tables[0].index if r != "macro"], tables[0].attrs["region_only"]
 
     def cell(row: pd.Series, name: str) -> str:
         interval = f" [{row[f'{name}_lo']:.2f}, {row[f'{name}_hi']:.2f}]" if row.name == "overall" else ""
@@ -101,7 +101,7 @@ def compare_scores(
     rows += [["region", "n", *["kappa", "AUROC"] * (len(tables) + 1)]]
     for region in regions:
         cells = [cell(t.loc[region], m) for t in tables for m in ("kappa", "auroc")]
-        base = [f"{baseline.loc[region, m]:.2f}" for m in ("kappa", "auroc")]
+        base = [f"{baseline[region][m]:.2f}" for m in ("kappa", "auroc")]
         rows.append([region, str(tables[0].loc[region, "n"]), *cells, *base])
     half = all(t.attrs.get("threshold", 0.5) == 0.5 for t in tables)
     note = f"Studies, mean over views, abnormal {'above 0.5' if half else 'as each run decides'}"

@@ -138,6 +138,8 @@ def _start(out: Path, repeat: Repeat, folds: int | None) -> bool:
         print(f"{name}: finished before, kept ({repeat.name})", file=sys.stderr)
         return False
     begun = (run / "settings.yaml").exists()
+    if begun:
+        read_settings(run)  # what cannot be read is not taken away for that
     print(
         f"{name}: {'not finished before, anew' if begun else 'training'} ({repeat.name})", file=sys.stderr, flush=True
     )
@@ -189,10 +191,16 @@ def read_repeats(
 def sub_runs(
     run: str | Path,  # the folder of all runs
 ) -> list[Path]:
-    "The finished runs in it, in the order of training. Raises `InputError` where there is none."
-    done = [Path(run) / repeat.name for repeat in read_repeats(run)[1] if is_finished(Path(run) / repeat.name)]
+    """The finished runs in it, in the order of training; on stderr how many are not.
+
+    Raises `InputError` where there is none."""
+    planned = [Path(run) / repeat.name for repeat in read_repeats(run)[1]]
+    done = [one for one in planned if is_finished(one)]
     if not done:
         raise InputError(f"{run}: none of its runs is finished; give the same mura train again")
+    if len(done) < len(planned):
+        lost = f"{len(planned) - len(done)} of {len(planned)} runs are not finished"
+        print(f"{run}: {lost}; going on without them", file=sys.stderr)
     return done
 
 

@@ -24,6 +24,8 @@ from mura_fastai.provenance import checkout, versions
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.progress import EpochLines, History
 
+# What was made with the weights, and is nothing without them.
+OF_WEIGHTS = ("predictions.csv", "predictions-tune.csv", "decision.yaml", "metrics.json")
 FORMAT = 1  # of the run folder; a later version of the package reads every earlier one
 LEARNING_RATES = {"own": 2e-3, "scratch": 1e-3, "pretrained": 1e-3}  # highest of the one-cycle schedule
 _NEEDED = {"format": int, "arch": str, "size": int, "bs": int, "seed": int}  # what reading a run rests on
@@ -48,6 +50,8 @@ class KeepBest(Callback):
         if self.best is None or value >= self.best:
             self.best, self.epoch_kept = value, row["epoch"]
             save_weights(self.learn.model, self.file)
+            for name in OF_WEIGHTS:
+                (self.file.parents[1] / name).unlink(missing_ok=True)
 
 
 def save_weights(
