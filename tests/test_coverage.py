@@ -69,7 +69,7 @@ def test_equal_models_are_seldom_told_apart_where_patients_are_the_unit():
 def test_the_interval_of_a_difference_holds_it():
     found = measure_pairs(REGION, 50, PAIRS["a difference"], n_boot=200)
     for m in SCORES:
-        assert found[m]["true"] > 0.01 and found[m]["share"] > 0.8
+        assert found[m]["true"] > 0.01 and found[m]["share"] > 0.86
 
 
 def test_coverage_counts_misses_on_both_sides_and_missing_intervals():

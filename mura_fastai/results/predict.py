@@ -8,7 +8,7 @@ from mura_fastai.data.gather import flag_unreadable, mura_study
 from mura_fastai.data.pixels import limit_bad
 from mura_fastai.data.store import Store
 from mura_fastai.errors import InputError
-from mura_fastai.results.metrics import cross_entropy
+from mura_fastai.results.measures import cross_entropy
 
 
 def predict_images(

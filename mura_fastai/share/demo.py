@@ -87,7 +87,9 @@ def demo(
 
 
 def compare_scores(
-    scores: dict[str, pd.DataFrame],  # by architecture, from `train`: with intervals, and the baseline in `attrs`
+    scores: dict[
+        str, pd.DataFrame
+    ],  # by architecture, from `train`: with `region_only` in `attrs`
 ) -> str:  # a text table
     "Kappa and AUROC of every region, side by side; overall with intervals; what the region alone scores last."
     tables = list(scores.values())
