@@ -165,7 +165,7 @@ def test_choosing_on_reported_rows_is_refused_unless_told_so_in_as_many_words(tu
 
 
 def test_of_few_studies_nothing_is_chosen_unless_asked_for(tune):
-    with pytest.raises(InputError, match="at least 20 of either label"):
+    with pytest.raises(InputError, match="at least 20 of each label"):
         choose_decision(tune[:40])
     assert 0 < choose_decision(tune[:40], least=1).threshold < 1
     with pytest.raises(InputError, match="of one class"):
@@ -240,7 +240,7 @@ def test_another_threshold_leaves_the_temperature_and_the_pool_of_the_run(own_ru
         if isinstance(threshold, float):
             pd.testing.assert_frame_equal(evaluate_run(own_run, ci=None, threshold=threshold), own)
         else:
-            with pytest.raises(InputError, match="at least 20 of either label"):
+            with pytest.raises(InputError, match="at least 20 of each label"):
                 evaluate_run(own_run, ci=None, threshold=threshold)
     kept = json.loads((own_run / "metrics.json").read_text())
     evaluate_run(own_run, ci=None, threshold=0.01)
@@ -301,13 +301,13 @@ def test_rows_to_choose_on_without_a_rule_are_refused(tune):
 
 def test_a_given_threshold_and_a_way_to_choose_one_exclude_each_other(mura, own_run):
     code, _, err = mura("calibrate", own_run, "--threshold", 0.4, "--by", "youden")
-    assert code == 2 and "leave one of them away" in err
+    assert code == 2 and "leave one of them out" in err
 
 
 def test_too_small_a_tune_split_leaves_one_half_and_says_so(mura, own_run):
     (own_run / "decision.yaml").unlink(missing_ok=True)
     code, out, err = mura("evaluate", own_run, "--ci", "none")
-    assert code == 0 and "abnormal above 0.5" in out and "at least 20 of either label" in err
+    assert code == 0 and "abnormal above 0.5" in out and "at least 20 of each label" in err
 
 
 def test_calibrate_prints_what_was_chosen_and_what_it_is_worth(mura, own_run):

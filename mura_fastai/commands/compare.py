@@ -36,6 +36,10 @@ def compare(
     """
     if len(runs) < 2:
         raise InputError("one run is no comparison: give two or more (mura evaluate scores a single one)")
+    if plot:
+        from mura_fastai.results.pictures import check_picture
+
+        check_picture(plot)  # before anything is predicted
     table, _ = shared.experiment().compare_runs(
         runs, data=data, split=split, source=source, metrics=shared.names(metrics)
     )

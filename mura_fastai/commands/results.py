@@ -54,7 +54,7 @@ def evaluate(
 
         how = dict(threshold=_threshold(threshold), tune=tune, tune_on_reported=tune_on_reported)
         scores = evaluate_file(predictions, *paths, split=split, ci=shared.interval(ci), source=source, **how)
-        told = dict(predictions=str(predictions), split=split)
+        told = dict(predictions=str(predictions))
     else:
         split = split or "valid"
         if tune or tune_on_reported:

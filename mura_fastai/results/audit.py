@@ -10,6 +10,7 @@ from mura_fastai.data.sources import find_source, read_images
 from mura_fastai.data.traits import traits as read_traits
 from mura_fastai.errors import InputError
 from mura_fastai.files import replacing
+from mura_fastai.results.pictures import check_picture
 from mura_fastai.results.shortcuts import ALL, followed, shortcuts
 from mura_fastai.results.tables import read_predictions
 from mura_fastai.text import aligned, plain_rows, short, with_interval
@@ -38,7 +39,9 @@ def format_shortcuts(
         f"{t['folds']} folds by patient, {t['repeats']} times;\n"
         f"95 % intervals: bootstrap of patients, {t['n_boot']} draws"
     )
-    return "\n".join([*aligned([head, *rows]), note, meaning(table)])
+    low = main == "auroc" and (table["auroc_hi"] < 0.5).any()
+    below = ["Below .5 read .5: in few studies, or such as were dealt evenly, what is held out runs against the rest."]
+    return "\n".join([*aligned([head, *rows]), note, *(below if low else []), meaning(table)])
 
 
 def meaning(
@@ -49,11 +52,13 @@ def meaning(
     if table[main].isna().all():
         return "One class, or too few patients: nothing can be said."
     every = table.loc[ALL]
+    if main == "rho" and table.attrs["studies"] < 50:
+        return f"{table.attrs['studies']} studies are too few to say more."
     if main == "rho":
-        first = table.index[0]
+        first, shown = table.index[0], with_interval(every["rho"], every["rho_lo"], every["rho_hi"], 2)
         return (
-            f"Among studies of the same label, the run follows {first} most (rho {table.loc[first, 'rho']:.2f}); "
-            f"all traits together\naccount for about {max(every['rho'], 0) ** 2:.0%} of how it ranks them."
+            f"Among studies of the same label, the run follows {first} most (rho {short(table.loc[first, 'rho'], 2)}); "
+            f"all traits together\nfollow its order with rho {shown}, whose square is the share that they account for."
         )
     signs = [group for group in table.index if table.loc[group, "verdict"] != "no sign"]
     if not signs:
@@ -83,6 +88,8 @@ def audit_shortcuts(
     The run's own images are read where its table says they are; its probabilities are those of predictions.csv (valid
     rows). InputError for a run without predictions, and where none of the files can be read."""
     data, preds = Path(data), None
+    if out is not None:
+        check_picture(out)  # before anything is read
     if (data / "repeats.yaml").exists():
         raise InputError(f"{data}: holds several runs; name one of them, or the data")
     if (data / "settings.yaml").exists():

@@ -18,6 +18,7 @@ from mura_fastai.results.pooling import POOLS, to_studies
 
 FORMAT = 1  # of decision.yaml
 RULES = "kappa, youden, or a wanted sensitivity such as sensitivity=0.9"
+LOWEST, HIGHEST = 0.05, 20.0  # temperatures
 _EDGE = 1e-7  # probabilities are kept that far from 0 and 1, where the odds end
 
 
@@ -108,9 +109,10 @@ def fit_temperature(
     "The temperature with the smallest cross-entropy on these studies. Raises `InputError` for one class."
     label, p = _both_classes(label, p)
     best = minimize_scalar(
-        lambda t: cross_entropy(label, temper(p, np.exp(t))).mean(), bounds=np.log([0.05, 20]), method="bounded"
+        lambda t: cross_entropy(label, temper(p, np.exp(t))).mean(), bounds=np.log([LOWEST, HIGHEST]), method="bounded"
     )
-    return round(float(np.exp(best.x)), 4)
+    # rounded, since the search ends a little before its limits
+    return round(float(np.exp(best.x)), 3)
 
 
 def choose_threshold(
@@ -168,7 +170,7 @@ def choose_decision(
     abnormal = int(studies["label"].sum())
     if min(abnormal, len(studies) - abnormal) < least:
         raise InputError(
-            f"{len(studies)} studies to choose on, {abnormal} abnormal: at least {least} of either label are needed; "
+            f"{len(studies)} studies to choose on, {abnormal} abnormal: at least {least} of each label are needed; "
             "give a threshold, or ask for fewer (mura calibrate --least 1)"
         )
     regions = {}
@@ -189,12 +191,16 @@ def decide_together(
     if len(tables) == 1:
         return decisions[0].apply(tables[0])
     each = [d.apply(t) for d, t in zip(decisions, tables, strict=True)]
+    if len({d.pool for d in decisions}) > 1:
+        pools = " and ".join(sorted({d.pool for d in decisions}))
+        raise InputError(f"these runs pool views by {pools}: calibrate them alike (mura calibrate RUN --pool mean)")
     if any(list(t["study"]) != list(each[0]["study"]) for t in each):
         raise InputError("these predictions differ in their studies: predict the same images with each run")
     p = np.mean([t["p_abnormal"] for t in each], 0).round(12)
     threshold = np.mean([d.thresholds(each[0]["region"]) for d in decisions], 0)
     studies = each[0].assign(p_abnormal=p, abnormal=(p > threshold).astype("int64"))
-    studies.attrs["decision"] = {"threshold": "mean of the runs'", "pool": decisions[0].pool, "by": "fixed"}
+    told = dict(threshold=float(np.mean([d.threshold for d in decisions])), pool=decisions[0].pool, by="fixed")
+    studies.attrs["decision"] = told
     return studies
 
 
@@ -289,9 +295,12 @@ def format_decision(
         return "\n".join([*lines, "given, not chosen" + (f": {on['not chosen']}" if on else "")])
     (k0, k1), (loss0, loss1) = on["kappa"], on["loss"]
     lines += [
-        f"by {decision.by} on {on['studies']} studies of {on['split']}, {on['abnormal']} abnormal; of these, and so",
-        f"a little too good: kappa {k1:.2f} ({k0:.2f} at one half), cross-entropy {loss1:.3f} ({loss0:.3f} before),",
+        f"by {decision.by} on {on['studies']} studies of {on['split']}, {on['abnormal']} abnormal",
+        f"on these same studies, so optimistic: kappa {k1:.2f} ({k0:.2f} at one half),",
+        f"cross-entropy {loss1:.3f} ({loss0:.3f} before),",
     ]
+    if decision.temperature in (LOWEST, HIGHEST):
+        lines.append("the temperature stands at its limit: these studies cannot calibrate the probabilities")
     rates = [
         f"{name} {s:.2f} [{lo:.2f}, {hi:.2f}]"
         for name, (s, lo, hi) in ((n, on[n]) for n in ("sensitivity", "specificity"))

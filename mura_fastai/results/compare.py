@@ -36,6 +36,17 @@ def _decided(
     return studies
 
 
+def _decisions(arm) -> str:
+    "How the tables of an arm were decided, in words."
+    told = [t.attrs.get("decision") for t in arm]
+    if not all(told):
+        return "as the table says"
+    pools, over = ({o[key] for o in told} for key in ("pool", "threshold"))
+    above = " to ".join(dict.fromkeys(f"{o:.2f}" for o in (min(over), max(over))))
+    apart = ", by region" if told[0].get("regions") else ""
+    return f"{' or '.join(sorted(pools))} over views, abnormal above {above}{apart}"
+
+
 def _common(
     arms,  # lists of `_decided` tables, one a seed
     names,  # of the arms
@@ -96,7 +107,8 @@ def _differences(seeds_a, seeds_b, draws_a, draws_b, pulls_a, pulls_b, frame):
     reach = stdtrit(np.maximum(patients - 1, 1), 0.975) * np.sqrt(patients / np.maximum(patients - 1, 1))
     # arms that never differ on these patients may differ on others: no draw can show that
     half = np.where(se < 1e-12, np.nan, reach * se)
-    lo, hi = diff - half, diff + half
+    farthest = np.where(np.array(METRICS) == "kappa", 2, 1)
+    lo, hi = np.clip(diff - half, -farthest, farthest), np.clip(diff + half, -farthest, farthest)
     values = dict(a=a, b=b, diff=diff, diff_lo=lo, diff_hi=hi, se=se)
     values["n_needed"] = np.ceil(n[:, None] * _NEEDED * ratio(se, diff) ** 2)
     for side, draws, pulls, seeds in (("a", draws_a, pulls_a, seeds_a), ("b", draws_b, pulls_b, seeds_b)):
@@ -192,7 +204,8 @@ def compare(
     names = [str(n) for n in names] if names else [chr(65 + i) for i in range(len(arms))]
     metrics = list(metrics)
     _check(arms, names, metrics, n_boot, n_perm, correct)
-    tables, left_out = _common([[_decided(t, pool) for t in arm] for arm in arms], names)
+    decided_tables = [[_decided(t, pool) for t in arm] for arm in arms]
+    tables, left_out = _common(decided_tables, names)
     first = tables[0][0]
     label, region, patient = (first[c].to_numpy(t) for c, t in (("label", float), ("region", str), ("patient", str)))
     arms = [[np.stack([t[c].to_numpy(float) for t in arm]) for c in ("p_abnormal", "abnormal")] for arm in tables]
@@ -221,6 +234,8 @@ def compare(
     table = blocks[names[1]] if len(arms) == 2 else pd.concat(blocks, names=["name"])
     table.attrs = dict(
         names=names, seeds={n: len(s) for n, s in zip(names, seeds, strict=True)}, metrics=metrics, n_common=len(label),
-        left_out=left_out, tests=tests, correct=correct, pool=pool, n_boot=n_boot, n_perm=n_perm, seed=seed,
+        left_out=left_out, tests=tests,
+        decided=dict(zip(names, map(_decisions, decided_tables), strict=True)),
+        correct=correct, pool=pool, n_boot=n_boot, n_perm=n_perm, seed=seed,
     )  # fmt: skip
     return table

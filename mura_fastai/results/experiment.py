@@ -112,7 +112,11 @@ def _arm(run: str | Path, data, split: str, source) -> tuple[list[pd.DataFrame],
         raise InputError(
             f"{run}: not one recipe ({' and '.join(f'{a} at {s} px' for a, s in recipes)}); give them apart"
         )
-    tables = [decision_of(one).apply(predictions_of(one, data, split, source)) for one in each]
+    tables = []
+    for one in each:
+        preds = predictions_of(one, data, split, source)
+        warn_of_seen([one], preds)
+        tables.append(decision_of(one).apply(preds))
     common = os.path.commonprefix([one.name for one in each]).rstrip("-_. ")
     return tables, (common if len(each) > 1 and common else each[0].name)
 

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from mura_fastai.errors import InputError
 from mura_fastai.files import replacing
 from mura_fastai.results.metrics import name_of
-from mura_fastai.results.pictures import COLOURS, plain_text
+from mura_fastai.results.pictures import COLOURS, check_picture, plain_text
 from mura_fastai.results.verdicts import comparisons
 
 _MARKERS = "osD^vPX"  # told apart in grey print too
@@ -112,9 +112,7 @@ def save_forests(
 ) -> list[Path]:  # the files written
     "One forest plot for each metric that was compared. InputError: a name that ends in no kind of picture."
     file, files = Path(file), []
-    kinds = Figure().canvas.get_supported_filetypes()
-    if file.suffix.lower()[1:] not in kinds:
-        raise InputError(f"{file}: no kind of picture; end the name with .png, .pdf or .svg")
+    check_picture(file)
     for i, metric in enumerate(table.attrs["metrics"]):
         files.append(file if i == 0 else file.with_stem(f"{file.stem}-{metric}"))
         with replacing(files[-1]) as aside:

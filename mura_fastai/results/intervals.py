@@ -56,7 +56,6 @@ def influence(
 # %% ../../nbs/40_results.intervals.ipynb #01324f73
 _SHARES = {"accuracy": (0, 1), "sensitivity": (1,), "specificity": (0,)}  # name -> the truths that count in it
 _BEST_IS_ONE = [METRICS.index(m) for m in ("kappa", "auroc", "average_precision", "f1")]
-_BEST_IS_ZERO = [METRICS.index(m) for m in ("brier", "ece")]
 
 
 def _bca(draws, point, pull, reach):
@@ -110,14 +109,13 @@ def without_perfect(
     groups,  # as of `point_scores`
     patient,  # n patients
 ) -> np.ndarray:  # the bounds with those of perfect scores put right
-    """No draw can show the errors that were not met: a perfect score has no interval here, instead of one of no width.
+    """A score that no draw changes has no interval, instead of one of no width, and a perfect one has none either.
+
+    No draw can show the errors that were not met, or what a constant answer would have missed elsewhere.
 
     Shares of 0 or 1 get Wilson's interval, on as many cases as there are patients."""
-    bounds, perfect = bounds.copy(), np.zeros(points.shape, bool)
-    perfect[:, _BEST_IS_ONE] = points[:, _BEST_IS_ONE] == 1
-    perfect[:, _BEST_IS_ZERO] = points[:, _BEST_IS_ZERO] == 0
-    shares = [METRICS.index(name) for name in _SHARES]
-    perfect[-1, shares] = np.isin(points[-1, shares], (0, 1))  # macro is a mean of shares, and none itself
+    bounds, perfect = bounds.copy(), np.abs(bounds[1] - bounds[0]) < 1e-9
+    perfect[:, _BEST_IS_ONE] |= points[:, _BEST_IS_ONE] == 1
     bounds[:, perfect] = np.nan
     for (g, index), (name, truths) in product(enumerate(groups.values()), _SHARES.items()):
         m, patients = METRICS.index(name), len(set(patient[index[np.isin(label[index], truths)]]))
@@ -242,4 +240,7 @@ def asymptotic_bounds(
         bounds[:, :-1, m][:, known] = wilson(share, share * (1 - share) / variance[:-1, m][known])
     alone = [len(set(patient[index])) < 2 for index in [*groups.values(), slice(None)]]
     bounds[:, alone] = np.nan
+    # a region at its end has a variance of 0 by these formulas, which would make the mean of the regions look sure
+    edge = (np.isin(points[:-2], (0, 1)) & (variance[:-2] < 1e-15)).any(0)
+    bounds[:, -1, edge] = np.nan
     return without_perfect(bounds, points, label, groups, patient)

@@ -29,7 +29,7 @@ def check_interval(
 ):
     "Raise `InputError` for an interval that there is not."
     if ci not in INTERVALS:
-        raise InputError(f"there is no interval {ci!r}: choose one of {', '.join(map(str, INTERVALS))}")
+        raise InputError(f"there is no interval {ci!r}: choose one of {', '.join(o or 'none' for o in INTERVALS)}")
 
 
 def decided(
@@ -126,7 +126,8 @@ def score(
             scores[f"{name}_lo"], scores[f"{name}_hi"] = bounds[:, :, m]
     told = table.attrs.get("decision") or {}
     scores.attrs = {"ci": ci, "threshold": told.get("threshold", "as decided"), "pool": told.get("pool", pool)}
-    scores.attrs |= {"decision": told} if told.get("by", "fixed") != "fixed" else {}
+    chosen = told.get("by", "fixed") != "fixed" or told.get("temperature", 1) != 1
+    scores.attrs |= {"decision": told} if chosen else {}
     scores.attrs |= {"n_boot": n_boot, "seed": seed} if ci == "bootstrap" else {}
     scores.attrs |= incomplete_of(studies)
     return scores
@@ -243,7 +244,10 @@ def _how(attrs: dict) -> list[str]:
     if told.get("by", "fixed") != "fixed":
         on = told["chosen_on"]
         where, degree = f"{on['studies']} studies of {on['split']}", f"temperature {told['temperature']:.2f}"
-        lines.append(f"threshold by {told['by']} on {where}, {degree}")
+        good = "" if on["split"] == "tune" else ": too good to be true"
+        lines.append(f"threshold by {told['by']} on {where}, {degree}{good}")
+    elif told.get("temperature", 1) != 1:
+        lines.append(f"temperature {told['temperature']:.2f}, as the run was calibrated")
     if attrs.get("ci") == "official":
         lines.append("official: 1.96 x the variance, where the standard error, its root, belongs: far too narrow")
     return lines

@@ -1,10 +1,12 @@
 """Drawing what results show: one radiograph, one confusion matrix, and text that a plot can hold."""
 
+from pathlib import Path
+
 import numpy as np
 
 from ..data.pixels import read_grey
 from ..data.studies import LABEL_NAMES
-from ..errors import BadImage
+from ..errors import BadImage, InputError
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F")
@@ -17,6 +19,16 @@ VERDICTS = {
 }
 NOT_TO_SHARE = "Holds pictures of the data set. Radiographs of MURA may not be shared."
 LONGEST = 512  # px of a picture in a figure: more is not seen there, and a figure keeps what it is given
+
+
+def check_picture(
+    file: str | Path,  # to be drawn
+):
+    "Raise `InputError` for a name that ends in no kind of picture."
+    from matplotlib.figure import Figure
+
+    if Path(file).suffix.lower()[1:] not in Figure().canvas.get_supported_filetypes():
+        raise InputError(f"{file}: no kind of picture; end the name with .png, .pdf or .svg")
 
 
 def plain_text(

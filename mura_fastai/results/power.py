@@ -105,14 +105,20 @@ def format_power(
     for name, word in (("kappa", "kappa"), ("auroc", "AUROC")):
         if asked[name] is None:
             continue
-        head = ["", "studies", f"{word} {short(asked[name], 2)} +-", "smallest difference", "on sets of their own"]
+        head = [
+            "",
+            "studies",
+            f"{word} {short(asked[name], 2)} +-",
+            "smallest difference",
+            "each on studies of its own",
+        ]
         kept = [f"{name}_half_width", f"{name}_diff_paired", f"{name}_diff_unpaired"]
         rows = [[str(i), f"{r['n']:,.0f}", *(short(r[k]) for k in kept)] for i, r in table.iterrows()]
         blocks.append("\n".join(aligned([head, *rows], right=(1, 2, 3, 4))))
     note = (
         f"Smallest difference between two models that a set shows with {asked['power']:.0%} power at p "
         f"{short(asked['alpha'], 2)}:\non the same studies, their scores correlated by {asked['correlation']:g}, and "
-        f"on sets of their own.\n{asked['prevalence']:.0%} of the studies abnormal"
+        f"each on studies of its own.\n{asked['prevalence']:.0%} of the studies abnormal"
     )
     if asked["icc"] and asked["per_patient"] > 1:
         note += f"; {asked['per_patient']:g} a patient, whose errors are correlated by {asked['icc']:g}"

@@ -156,13 +156,12 @@ def evaluate_repeats(
 
 
 def _region_only(run: Path, plan: list, preds: pd.DataFrame) -> pd.DataFrame:
-    "What knowing the region alone would predict: of each fold, as trained on the others. The seeds share their splits."
-    tables = []
-    for repeat in (r for r in plan if r.seed == plan[0].seed):
-        images = read_table(run / repeat.name / "images.csv")
-        rows = preds if repeat.fold is None else preds[preds.fold == repeat.fold]
-        tables.append(region_baseline(images[images.split.isin(("train", "tune"))], rows))
-    return pd.concat(tables, ignore_index=True)
+    "What knowing the region alone would predict; of folds by the shares of all of them."
+    if plan[0].fold is not None:
+        # Shares counted on the other folds run against those of the held-out one, and would rank regions backwards.
+        return region_baseline(preds, preds)
+    images = read_table(run / plan[0].name / "images.csv")
+    return region_baseline(images[images.split.isin(("train", "tune"))], preds)
 
 
 def format_repeats(
@@ -182,5 +181,5 @@ def _notes(how: dict) -> list[str]:
     decided = "as each run decides" if isinstance(at, str) else f"{how['pool']} over views, abnormal above {at:.3g}"
     notes = [f"{of}. Studies, {decided}"]
     if how["ci"]:
-        notes.append(f"[ ]: 95 % interval of it for other patients: bootstrap of patients, {how['n_boot']} draws")
+        notes.append(f"[ ]: 95 % interval, if other patients were drawn: bootstrap of patients, {how['n_boot']} draws")
     return notes if n == 1 else [*notes, "±: standard deviation between the seeds, which is no part of the interval"]

@@ -101,7 +101,7 @@ def calibrate_run(
     if threshold is None:
         decision = choose_decision(predictions_of(run, split="tune"), by, per_region, temperature, pool, least)
     elif by != "kappa" or per_region:
-        raise InputError("a threshold is given, and a way to choose one: leave one of them away")
+        raise InputError("a threshold is given, and a way to choose one: leave one of them out")
     else:
         decision = Decision(threshold, pool=pool)
     write_decision(decision, run)

@@ -9,7 +9,8 @@ from mura_fastai.errors import InputError
 from mura_fastai.files import replacing
 from mura_fastai.results.calibrate import is_decided, read_decision, studies_as_decided
 from mura_fastai.results.competition import is_competition, read_competition, without_ranking
-from mura_fastai.results.metrics import score, scores_to_json, to_studies
+from mura_fastai.results.metrics import always_normal, region_baseline, score, scores_to_json
+from mura_fastai.results.pooling import to_studies
 
 _TEXT = ("path", "split", "region", "patient", "study")
 
@@ -110,9 +111,16 @@ def evaluate_file(
     if split is not None and not len(preds) + len(missing):
         raise InputError(f"{data or predictions}: no rows of split {split!r}")
     if data is not None and preds.empty:
-        raise InputError(f"{predictions}: none of its studies is in {data}; study is XR_WRIST/patient00001/study1")
+        where = images["split"][images["study"].isin(given["study"])].unique()
+        found = f"they are in {', '.join(where)}" if len(where) else "a study is called XR_WRIST/patient00001/study1"
+        raise InputError(f"{predictions}: none of its studies is in the {split} split of {data}; {found}")
     tune = None if tune is None else read_predictions(tune)
     scores = score(preds, ci, threshold, tune=tune, tune_on_reported=tune_on_reported)
+    scores.attrs["always_normal"] = scores_to_json(score(always_normal(preds), ci=None))
+    if data is not None and images["split"].isin(("train", "tune")).any():
+        known = images[images["split"].isin(("train", "tune"))]
+        scores.attrs["region_only"] = scores_to_json(score(region_baseline(known, preds), ci=None))
+    scores.attrs["split"] = split
     if competition and given.attrs["hard"]:
         scores = without_ranking(scores)
     repeated = given.attrs["repeated"] if competition else []

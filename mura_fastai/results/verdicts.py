@@ -55,9 +55,9 @@ def _verdict(row, metric, seeds) -> str:
     if not np.isnan(noise):
         apart = "more" if abs(row[f"{metric}_diff"]) > noise else "no more"
         words += f", and {apart} than what other seeds change (about {short(noise, 3)})"
-    if p >= 0.05 and not np.isnan(n):
+    if p >= 0.05 and n > row["n"]:
         about = f"about {float(f'{n:.2g}'):,.0f}" if n < 1e6 else "more than a million"
-        words += f"; it would take {about} studies"
+        words += f"; it would take {about} studies to show one of this size"
     return words
 
 
@@ -115,6 +115,7 @@ def format_comparison(
     left_out = sum(attrs["left_out"].values())
     common = f"{attrs['n_common']} studies that all have, {left_out} left out"
     note = [f"{common}; 95 % intervals by {attrs['n_boot']} draws of patients."]
+    note += [f"{name}: {how}." for name, how in attrs["decided"].items()]
     note += [f"p of {name_of(m)}: {test}." for m, test in attrs["tests"].items()]
     told = [textwrap.fill(o, 98, subsequent_indent="  ") for o in [*compare_sentences(table), *note]]
     return "\n\n".join([*blocks, "\n".join(told)])

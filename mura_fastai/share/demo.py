@@ -87,9 +87,7 @@ def demo(
 
 
 def compare_scores(
-    scores: dict[
-        str, pd.DataFrame
-    ],  # by architecture, from `train`: with `region_only` in `attrs`
+    scores: dict[str, pd.DataFrame],  # by architecture, from `train`: with `region_only` in `attrs`
 ) -> str:  # a text table
     "Kappa and AUROC of every region, side by side; overall with intervals; what the region alone scores last."
     tables = list(scores.values())
@@ -103,7 +101,8 @@ def compare_scores(
     rows += [["region", "n", *["kappa", "AUROC"] * (len(tables) + 1)]]
     for region in regions:
         cells = [cell(t.loc[region], m) for t in tables for m in ("kappa", "auroc")]
-        base = [f"{baseline[region][m]:.2f}" for m in ("kappa", "auroc")]
+        alone = [baseline[region][m] for m in ("kappa", "auroc")]
+        base = ["n/a" if o is None or np.isnan(o) else f"{o:.2f}" for o in alone]
         rows.append([region, str(tables[0].loc[region, "n"]), *cells, *base])
     half = all(t.attrs.get("threshold", 0.5) == 0.5 for t in tables)
     note = f"Studies, mean over views, abnormal {'above 0.5' if half else 'as each run decides'}"

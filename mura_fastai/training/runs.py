@@ -158,6 +158,8 @@ def read_settings(
 ) -> dict:
     "The settings of a run. Raises `InputError` where it is none, or one of a newer version."
     file = Path(run) / "settings.yaml"
+    if not file.exists() and (Path(run) / "repeats.yaml").exists():
+        raise InputError(f"{run}: holds the runs of several folds or seeds; name one of the folders in it")
     if not file.exists():
         raise InputError(f"{run}: not a run; a run's folder holds settings.yaml (mura train makes one)")
     settings = read_yaml(file)
