@@ -185,6 +185,14 @@ def test_other_settings_are_refused_with_the_difference(own, root, change, named
     assert "\n" not in str(error.value) and times(own) == before
 
 
+def test_a_seed_can_be_added_and_leaves_the_others_alone(own, root):
+    before = times(own / NAMES[0])
+    scores = train(root, own, folds=2, seeds=3, seed=3, **QUICK)[1]
+    assert [p.name for p in sub_runs(own)] == [*NAMES, "fold0-seed5", "fold1-seed5"]
+    assert times(own / NAMES[0]) == before and scores.attrs["seeds"] == [3, 4, 5]
+    assert {"p_seed3", "p_seed5"} <= set(pd.read_csv(own / "predictions.csv"))
+
+
 def test_other_data_is_refused(own, root, tmp_path):
     data = Path(shutil.copytree(root, tmp_path / "data"))
     lines = (data / "train_labeled_studies.csv").read_text().splitlines()

@@ -18,7 +18,7 @@ def calibrate(
     threshold: Annotated[
         float | None, typer.Option(help="Take this one; nothing is chosen.", show_default=False)
     ] = None,
-    least: Annotated[int, typer.Option(min=1, help="Studies of either label that a choice needs.")] = 20,
+    least: Annotated[int, typer.Option(min=1, help="Studies of each label that a choice needs.")] = 20,
     as_json: shared.AsJson = False,
 ):
     """Choose how a run decides.

@@ -146,10 +146,10 @@ def choose_threshold(
 def choose_decision(
     tune: pd.DataFrame,  # predictions table of labelled rows that are not reported: the run's `tune`
     by: str = "kappa",  # of the threshold: kappa, youden, or sensitivity=0.9
-    per_region: bool = False,  # numbers of their own for regions with `least` studies of either label
+    per_region: bool = False,  # numbers of their own for regions with `least` studies of each label
     temperature: bool = True,  # calibrate as well
     pool: str = "mean",  # how views become a study
-    least: int = 20,  # studies of either label that a choice needs: of fewer it is a throw of dice
+    least: int = 20,  # studies of each label that a choice needs: of fewer it is a throw of dice
     tune_on_reported: bool = False,  # allow rows of valid or test; what is then reported of them is too good
 ) -> Decision:
     """Fit the temperature, then choose the threshold, on studies that nothing is reported of.

@@ -94,7 +94,7 @@ def calibrate_run(
     temperature: bool = True,  # calibrate as well
     pool: str = "mean",  # how views become a study
     threshold: float | None = None,  # this one; nothing is chosen, and probabilities stay as they are
-    least: int = 20,  # studies of either label that a choice needs
+    least: int = 20,  # studies of each label that a choice needs
 ) -> Decision:
     "`mura calibrate`: choose anew, on the run's tune rows, how it decides; every later command decides so."
     read_settings(run)

@@ -100,9 +100,9 @@ def train_repeats(
 ) -> Path:  # the folder of all runs
     """Train one recipe on each fold with each seed; every training leaves a whole run folder in `out`.
 
-    Called again with the same settings it keeps the finished runs, trains an unfinished one anew and goes on. Raises
-    `InputError` for changed settings or data, for a folder that holds a single run, and while another process trains
-    there."""
+    Called again with the same settings, or with more seeds, it keeps the finished runs, trains an unfinished one anew
+    and goes on. Raises `InputError` for changed settings or data, for a folder that holds a single run, and while
+    another process trains there."""
     check_repeats(folds, seeds)
     data, seeds = data or {}, list(range(seed, seed + seeds))
     out = Path(out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.get('arch', 'mura_cnn')}-repeats")
@@ -218,8 +218,11 @@ def _write_plan(out: Path, told: dict):
     if is_repeats(out):
         old, plan = read_repeats(out)
         if any((out / repeat.name / "settings.yaml").exists() for repeat in plan):
-            _refuse_changes(out, _compared(old), _compared(told))
-            return  # what is there says which version began it
+            before, now = _compared(old), _compared(told)
+            if set(old["seeds"]) <= set(told["seeds"]):
+                before["seeds"] = now["seeds"]  # more seeds of the same recipe
+            _refuse_changes(out, before, now)
+            told = {**old, "seeds": told["seeds"]}  # what is there says which version began it
     write_text(out / FILE, yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
 
 
