@@ -78,6 +78,12 @@ def test_the_threshold_lies_between_two_probabilities_and_separates_what_can_be_
     assert choose_threshold([0, 1, 0, 1], np.full(4, 0.3), "sensitivity=1") < 0.3
 
 
+def test_of_equally_good_thresholds_the_one_nearest_to_one_half_is_taken():
+    y, p = [0, 1, 0, 1], np.array([0.1, 0.2, 0.6, 0.9])
+    assert cohen_kappa_score(y, p > 0.15) == cohen_kappa_score(y, p > 0.75) == 0.5
+    assert choose_threshold(y, p) == pytest.approx(0.75)
+
+
 @pytest.mark.parametrize("true", [0.5, 1.0, 3.0])
 def test_the_temperature_undoes_boldness_and_no_other_has_a_smaller_loss(true):
     t = studies_table(2000, 1, true)
@@ -245,6 +251,12 @@ def test_another_threshold_leaves_the_temperature_and_the_pool_of_the_run(own_ru
     kept = json.loads((own_run / "metrics.json").read_text())
     evaluate_run(own_run, ci=None, threshold=0.01)
     assert json.loads((own_run / "metrics.json").read_text()) == kept, "a look with another threshold is not kept"
+
+
+def test_another_threshold_takes_the_place_of_those_of_regions_too(own_run):
+    write_decision(Decision(regions={"XR_WRIST": {"threshold": 1.0, "temperature": 1.0}}), own_run)
+    assert evaluate_run(own_run, ci=None).loc["XR_WRIST", "specificity"] == 1
+    assert evaluate_run(own_run, ci=None, threshold=0.0).loc["XR_WRIST", "specificity"] == 0
 
 
 def test_the_table_of_predict_is_decided_alike_in_python_and_on_the_command_line(mura, own_run, root, tmp_path):
