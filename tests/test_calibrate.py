@@ -281,9 +281,13 @@ def test_scores_of_rows_that_were_trained_or_chosen_on_are_called_too_good(mura,
     assert "were trained on" in mura("predict", own_run, root, "-o", tmp_path / "t.csv")[2]
 
 
-def test_new_weights_of_train_rows_cannot_choose(tune):
+def test_rows_of_train_cannot_choose(tune):
     with pytest.raises(InputError, match="rows of train"):
         choose_decision(tune.assign(split="train"))
+    with pytest.raises(InputError, match="rows of train"):
+        score(studies_table(50, prefix="v"), threshold="kappa", tune=tune.assign(split="train"))
+    for split in ("valid", "tune"):
+        score(studies_table(50, prefix="v"), ci=None, threshold="kappa", tune=tune.assign(split=split))
 
 
 def test_a_threshold_between_very_close_probabilities_is_kept_as_it_is(tmp_path):

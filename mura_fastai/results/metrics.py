@@ -76,8 +76,8 @@ def _choose(preds, rule, pool, tune, tune_on_reported) -> Decision:
             f"{len(both)} patients are in the rows to choose on and in those reported, such as {min(both)}: leave them "
             "out of one, or say tune_on_reported (--tune-on-reported)"
         )
-    # apart from those reported, whatever split they call themselves
-    apart = tune if both else tune.assign(split="tune")
+    # Apart from those reported, other valid rows may choose; those of train never, since the network knows them.
+    apart = tune if both or "split" not in tune else tune.replace({"split": {"valid": "tune", "test": "tune"}})
     return choose_decision(apart, rule, temperature=False, pool=pool, least=1, tune_on_reported=tune_on_reported)
 
 
