@@ -8,6 +8,8 @@ import pytest
 
 from mura_fastai.data.phantom import make_phantom
 
+pytest_plugins = ["browser"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
