@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from mura_fastai.data import pixels
-from mura_fastai.data.pixels import check_images, inspect_images, limit_bad, pad_square, read_grey
+from mura_fastai.data.pixels import check_images, decode_grey, inspect_images, limit_bad, pad_square, read_grey
 from mura_fastai.errors import BadImage, InputError
 
 
@@ -62,6 +62,18 @@ def test_grey_comes_back_exactly(tmp_path, kind):
     path.write_bytes(encoded(A, kind))
     got = read_grey(path)
     assert got.dtype == np.uint8 and np.array_equal(got, A)
+
+
+def test_bytes_in_memory_follow_the_rules_of_files(tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "a.tif")
+    data = (tmp_path / "a.tif").read_bytes()
+    grey, mode = decode_grey(data, "a name that is nowhere.tif")
+    assert mode == "L" and np.array_equal(grey, read_grey(tmp_path / "a.tif"))
+    with pytest.raises(BadImage, match="not a PNG or JPEG image"):
+        decode_grey(data, "a.tif", formats=("PNG", "JPEG"))
+    for cut, why in ((0, "empty"), (len(data) // 2, "truncated|damaged")):
+        with pytest.raises(BadImage, match=why):
+            decode_grey(data[:cut], "a.tif")
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,6 @@ def _read_bytes(path) -> bytes:
         info = os.stat(path)
         if not stat.S_ISREG(info.st_mode):
             raise BadImage(path, "not a file")
-        if info.st_size == 0:
-            raise BadImage(path, "empty (0 bytes)")
         if info.st_size > MAX_BYTES:
             raise BadImage(path, f"too large ({info.st_size / 1e6:.0f} MB)")
         with open(path, "rb") as f:
@@ -109,13 +107,13 @@ def _check_png(path, data: bytes):
         at = end
 
 
-def _stranger(data: bytes) -> str:
+def _stranger(data: bytes, formats: tuple) -> str:
     "Why Pillow did not know the file."
     head = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
     if data[128:132] == b"DICM":
         return "a DICOM file; convert it to PNG first"
     known = [why for start, why in _STRANGERS if head.startswith(start)]
-    return known[0] if known else "not a PNG, JPEG, TIFF or BMP image"
+    return known[0] if known else f"not a {', '.join(formats[:-1])} or {formats[-1]} image"
 
 
 def _rescale_16(a: np.ndarray) -> np.ndarray:
@@ -147,12 +145,22 @@ def _to_grey(path, im: Image.Image) -> Image.Image | np.ndarray:
 
 
 def _decode(path) -> tuple[np.ndarray, str]:
-    'The grey array, and the mode that the file had ("RGB", "I;16 turned", ...).'
-    data = _read_bytes(path)
+    "`decode_grey` of a file."
+    return decode_grey(_read_bytes(path), path)
+
+
+def decode_grey(
+    data: bytes,  # what a file holds
+    path: str | Path,  # the file's name, for messages alone: nothing is opened
+    formats: tuple = FORMATS,  # Pillow's names of those that are let in
+) -> tuple[np.ndarray, str]:  # uint8, height x width; the mode that the file had, such as "RGB" or "I;16 turned"
+    "`read_grey` of bytes in memory, by the same rules. Raises `BadImage`."
+    if not data:
+        raise BadImage(path, "empty (0 bytes)")
     if data.startswith(_PNG_MAGIC):
         _check_png(path, data)
     try:
-        with _strict, Image.open(io.BytesIO(data), formats=FORMATS) as im:
+        with _strict, Image.open(io.BytesIO(data), formats=formats) as im:
             _check_size(path, *im.size)
             if getattr(im, "n_frames", 1) > 1:
                 raise BadImage(path, f"several frames ({im.n_frames})")
@@ -166,7 +174,7 @@ def _decode(path) -> tuple[np.ndarray, str]:
     except BadImage:
         raise
     except Image.UnidentifiedImageError:
-        raise BadImage(path, _stranger(data)) from None
+        raise BadImage(path, _stranger(data, formats)) from None
     except Exception as e:  # Pillow's parsers raise a dozen types (struct.error, SyntaxError, ...) for a broken file
         reason = "truncated" if "truncated" in str(e) else f"damaged ({type(e).__name__}: {e})"
         raise BadImage(path, reason) from None
