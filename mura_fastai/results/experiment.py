@@ -1,6 +1,7 @@
 """From data to scores: what the commands do, each a function."""
 
 import os
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -20,12 +21,16 @@ from mura_fastai.files import replacing
 from mura_fastai.results.calibrate import decide_together
 from mura_fastai.results.compare import compare
 from mura_fastai.results.competition import competition_folders, write_competition
-from mura_fastai.results.interpret import MuraInterpretation, figures
+from mura_fastai.results.figures import figures
+from mura_fastai.results.heatmaps import HeatMapper
+from mura_fastai.results.interpret import MuraInterpretation
 from mura_fastai.results.measures import cross_entropy
 from mura_fastai.results.metrics import check_interval
 from mura_fastai.results.predict import predict_images
 from mura_fastai.results.repeats import decided_studies, evaluate_repeats, refuse_interval, repeats_of
+from mura_fastai.results.review import write_review
 from mura_fastai.results.scoring import decision_of, evaluate_run, predictions_of, warn_of_seen
+from mura_fastai.results.suspects import suspects_of_run, write_suspects
 from mura_fastai.results.tables import write_predictions
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.repeats import check_repeats, is_repeats, read_repeats, sub_runs, train_repeats
@@ -128,16 +133,39 @@ def interpret_run(
     k: int = 9,  # top losses to show
     out: str | Path | None = None,  # where the figures go; the run's folder `figures` where not given
     source: str | None = None,  # of data: mura, fracatlas, folder or csv
+    heat: str | None = "hirescam",  # heat maps of the top losses: hirescam, gradcam, cam or None
 ) -> tuple[MuraInterpretation, list[Path]]:  # the interpretation, and the figures written
-    "`mura interpret`: confusion matrices and top losses, drawn into the run's folder `figures`."
-    interp = MuraInterpretation(predictions_of(run, data, split, source), decision=decision_of(run))
-    if out is None:
-        # Those of other rows lie apart, so that a run's own figures are always of its valid rows.
-        name = "-".join(
-            [*([Path(data).absolute().stem] if data else []), *([split] if data or split != "valid" else [])]
-        )
-        out = Path(run) / "figures" / name
-    return interp, figures(interp, out, k)
+    "`mura interpret`: confusion matrices, curves and top losses, drawn into the run's folder `figures`."
+    interp = MuraInterpretation.from_run(run, data, split, source)
+    if heat:
+        interp.learn = load_run(run)
+        try:
+            HeatMapper(interp.learn, method=heat)
+        except InputError as e:  # a network without places: all else can be drawn
+            print(f"no heat maps: {e}", file=sys.stderr)
+            heat = None
+    return interp, figures(interp, out or _beside(run, "figures", data, split), k, heat=heat)
+
+
+def _beside(run: str | Path, name: str, data: str | Path | None, split: str) -> Path:
+    "A folder in the run's. What is of other rows lies apart, so that a run's own is always of its valid rows."
+    of = "-".join([*([Path(data).absolute().stem] if data else []), *([split] if data or split != "valid" else [])])
+    return Path(run) / name / of
+
+
+def suspect_labels(
+    run: str | Path,  # a run's folder, or one that holds the runs of several folds or seeds
+    data: str | Path | None = None,  # other data than the run's own
+    split: str = "valid",  # rows to look at; never those of train
+    out: str | Path | None = None,  # where the list goes; the run's folder `suspects` where not given
+    source: str | None = None,  # of data: mura, fracatlas, folder or csv
+    blind: bool = False,  # a worksheet for a blinded reader as well
+) -> tuple[pd.DataFrame, list[Path]]:  # from `find_suspects`; the files written
+    "`mura interpret --suspects`: the studies whose label is likely wrong, as a list and as pictures."
+    suspects, preds = suspects_of_run(run, data, split, source)
+    out = Path(out or _beside(run, "suspects", data, split))
+    worksheet = write_review(suspects, preds, out) if blind else []  # first: it refuses to overwrite a reader's work
+    return suspects, [*write_suspects(suspects, preds, out), *worksheet]
 
 
 def predict(
