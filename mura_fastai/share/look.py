@@ -105,7 +105,9 @@ def document(
         Meta(name="referrer", content="no-referrer"),
         Meta(name="robots", content="noindex"),
     ]
-    whole = Html(Head(*metas, Title(title), Style(Safe(STYLE + style)), *head), Body(Main(*body)), lang=lang)
+    whole = Html(
+        Head(*metas, Title(title), Style(Safe(STYLE + style)), *head), Body(Main(*body)), lang=lang, doctype=False
+    )
     return "<!doctype html>\n" + html(whole)
 
 
@@ -113,5 +115,15 @@ def html(
     *parts: FT,  # components
 ) -> str:
     "Components as text that UTF-8 can hold: bytes of a file name that are none become a question mark."
-    text = "".join(to_xml(part, indent=False) for part in parts)
+    text = "".join(to_xml(_as_text(part), indent=False) for part in parts)
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _as_text(part):
+    "The same components with every child that is no component as text: fastcore escapes text, and nothing else."
+    if isinstance(part, FT):
+        attrs = {k: v if isinstance(v, bool | Safe) or v is None else str(v) for k, v in part.attrs.items()}
+        return FT(part.tag, tuple(map(_as_text, part.children)), attrs, part.void_)
+    if isinstance(part, list | tuple):
+        return tuple(map(_as_text, part))
+    return part if part is None or isinstance(part, Safe) else str(part)
