@@ -39,21 +39,54 @@ from mura_fastai.results.calibrate import (
 )
 from mura_fastai.results.compare import compare
 from mura_fastai.results.competition import read_competition, write_competition
-from mura_fastai.results.experiment import compare_runs, evaluate, find_lr, interpret_run, predict, train
+from mura_fastai.results.curves import (
+    plot_calibration,
+    plot_history,
+    plot_precision_recall,
+    plot_probabilities,
+    plot_roc,
+    plot_thresholds,
+    read_history,
+)
+from mura_fastai.results.experiment import (
+    compare_runs,
+    evaluate,
+    find_lr,
+    interpret_run,
+    predict,
+    suspect_labels,
+    train,
+)
+from mura_fastai.results.figures import figures
 from mura_fastai.results.forest import plot_forest, save_forests
-from mura_fastai.results.interpret import MuraInterpretation, figures
+from mura_fastai.results.heatmaps import HeatMapper, heat_layer, heat_layers, heat_maps
+from mura_fastai.results.interpret import MuraInterpretation
 from mura_fastai.results.measures import auroc, average_precision, calibration, confusion, cross_entropy, kappa
 from mura_fastai.results.metrics import always_normal, decided, format_scores, region_baseline, score, scores_to_json
+from mura_fastai.results.overlays import draw_heat, draw_heat_bar, heat_on, overlay
 from mura_fastai.results.paired import delong_test
+from mura_fastai.results.pointing import phantom_boxes, pointing_game, pointing_hits
 from mura_fastai.results.pooling import to_studies
 from mura_fastai.results.power import format_power, power
 from mura_fastai.results.predict import predict_images
+from mura_fastai.results.regions import plot_regions, region_errors
 from mura_fastai.results.repeats import evaluate_repeats, format_repeats, out_of_fold, repeats_of, score_repeats
+from mura_fastai.results.review import format_review, read_review, review_result, write_review
 from mura_fastai.results.scoring import calibrate_run, decision_of, evaluate_run, predictions_of
 from mura_fastai.results.shortcuts import followed, shortcuts
+from mura_fastai.results.suspects import (
+    draw_suspects,
+    find_suspects,
+    format_suspects,
+    suspects_of_run,
+    write_suspects,
+)
 from mura_fastai.results.tables import evaluate_file, read_predictions, studies_of, write_predictions
 from mura_fastai.results.verdicts import compare_sentences, comparison_to_json, format_comparison
+from mura_fastai.share.app import make_app, serve
 from mura_fastai.share.demo import demo
+from mura_fastai.share.pdf import print_pdf
+from mura_fastai.share.report import write_report
 from mura_fastai.training.learner import RegionWeightedBCE, mura_learner, study_auroc, study_kappa
 from mura_fastai.training.repeats import fold_tables, is_repeats, read_repeats, sub_runs, train_repeats
 from mura_fastai.training.runs import load_run, read_settings, train_run

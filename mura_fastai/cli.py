@@ -11,7 +11,8 @@ from mura_fastai.commands.calibrate import calibrate
 from mura_fastai.commands.compare import compare, power
 from mura_fastai.commands.data import phantom, prepare, summarize
 from mura_fastai.commands.results import evaluate, interpret, predict
-from mura_fastai.commands.share import demo
+from mura_fastai.commands.share import app as local_page
+from mura_fastai.commands.share import demo, report
 from mura_fastai.commands.training import lr_find, train
 from mura_fastai.exits import exit_codes
 
@@ -58,6 +59,8 @@ for command in (
     predict,
     compare,
     power,
+    report,
+    local_page,
     bench,
 ):
     app.command(command.__name__.replace("_", "-"))(command)

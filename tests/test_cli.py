@@ -61,7 +61,13 @@ def test_every_command_shows_an_example_and_explains_every_option(mura, name):
 
 @pytest.mark.parametrize(
     "name, function",
-    [("train", train_run), ("train", experiment.train), ("lr-find", experiment.find_lr), ("demo", demo)],
+    [
+        ("train", train_run),
+        ("train", experiment.train),
+        ("lr-find", experiment.find_lr),
+        ("interpret", experiment.interpret_run),
+        ("demo", demo),
+    ],
 )
 def test_defaults_are_those_of_the_function(name, function):
     told = {n: p.default for n, p in inspect.signature(COMMANDS[name]).parameters.items()}
@@ -73,7 +79,7 @@ def test_defaults_are_those_of_the_function(name, function):
 
 def test_every_command_is_a_public_function():
     names = dict(phantom="make_phantom", prepare="build_store", interpret="interpret_run", audit="audit_shortcuts")
-    names |= dict(calibrate="calibrate_run", compare="compare_runs")
+    names |= dict(calibrate="calibrate_run", compare="compare_runs", report="write_report", app="serve")
     names["lr-find"] = "find_lr"
     public = vars(__import__("mura_fastai.all", fromlist=["all"]))
     assert {names.get(n, n) for n in COMMANDS} <= set(public["__all__"])

@@ -97,18 +97,47 @@ def interpret(
     data: shared.OtherData = None,
     split: shared.Split = "valid",
     k: Annotated[int, typer.Option("--top", "-k", min=1, help="How many of the largest losses to show.")] = 9,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the figures go; RUN/figures.")] = None,
+    heat: Annotated[
+        str, typer.Option(help="Heat maps of the largest losses: hirescam, gradcam, cam or none.")
+    ] = "hirescam",
+    suspects: Annotated[
+        bool, typer.Option("--suspects", help="Instead: the studies whose label is likely wrong, listed and drawn.")
+    ] = False,
+    blind: Annotated[
+        bool, typer.Option("--blind", help="With --suspects: a worksheet too, where controls hide who is suspected.")
+    ] = False,
+    reviewed: Annotated[
+        Path | None, typer.Option(help="Instead: what came of such a worksheet, filled in, in this folder.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where the files go; RUN/figures, RUN/suspects.")
+    ] = None,
     source: shared.Source = None,
     as_json: shared.AsJson = False,
 ):
-    """What a run gets wrong.
+    """What a run gets wrong, and where a label may be wrong.
 
-    Confusion matrices and top losses, as figures and in words.
+    Confusion matrices, curves, and top losses with heat maps, as figures and in words.
 
     \b
     mura interpret runs/resnet50
+    mura interpret runs/folds --suspects --blind
+    mura interpret runs/folds --reviewed runs/folds/suspects
     """
-    interp, files = shared.experiment().interpret_run(run, data, split, k, out, source)
+    if reviewed and (suspects or blind):
+        raise InputError("--reviewed reads a worksheet that is filled in already: leave --suspects and --blind away")
+    if blind and not suspects:
+        raise InputError("--blind adds a worksheet to the list of suspects: give --suspects --blind")
+    if reviewed:
+        _print_review(reviewed, as_json)
+    elif suspects:
+        _print_suspects(shared.experiment().suspect_labels(run, data, split, out, source, blind), as_json)
+    else:
+        heat = None if heat == "none" else heat
+        _print_errors(*shared.experiment().interpret_run(run, data, split, k, out, source, heat), k, as_json)
+
+
+def _print_errors(interp, files: list[Path], k: int, as_json: bool):
     top = interp.top_losses(k)
     if as_json:
         matrices = {r or "overall": interp.confusion_matrix(region=r).tolist() for r in [*interp.regions, None]}
@@ -125,6 +154,27 @@ def interpret(
         truth = f"{names[row.label]}, predicted {names[row.predicted]}"
         print(f"  {row.loss:5.2f}  p {row.p_abnormal:.2f}  {truth:<28}  {row.study} view {row.view}")
     print(f"\n{len(files)} figures in {files[0].parent}: {', '.join(f.name for f in files)}")
+
+
+def _print_suspects(found: tuple, as_json: bool):
+    from mura_fastai.results.suspects import format_suspects, suspects_to_json
+
+    suspects, files = found
+    if as_json:
+        shared.print_json({"files": list(map(str, files)), **suspects_to_json(suspects)})
+        return
+    print(format_suspects(suspects))
+    print(f"\nIn {files[0].parent}: {', '.join(f.name for f in files)}")
+
+
+def _print_review(folder: Path, as_json: bool):
+    with shared.quiet_import():
+        from mura_fastai.results.review import format_review, read_review, review_result
+    result = review_result(read_review(folder))
+    if as_json:
+        shared.print_json({"review": json.loads(result.to_json(orient="index", double_precision=15))})
+    else:
+        print(format_review(result))
 
 
 def predict(

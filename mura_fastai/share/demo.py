@@ -20,6 +20,7 @@ from mura_fastai.results.experiment import interpret_run, train
 from mura_fastai.results.interpret import MuraInterpretation
 from mura_fastai.results.measures import auroc
 from mura_fastai.results.pictures import COLOURS, VERDICTS, draw_confusion, draw_picture
+from mura_fastai.share.report import write_report
 from mura_fastai.text import aligned, ruled
 
 ARCHS = ("mura_cnn", "resnet10t")  # both from random weights: the demo needs no network
@@ -55,7 +56,7 @@ def demo(
     seed: int = 0,  # of weights, order and augmentation
     archs: tuple[str, ...] = ARCHS,  # networks to compare, from random weights
 ) -> Path:  # the folder
-    "`mura demo`: make a phantom, train networks on it, print their scores side by side, draw what they learned."
+    "`mura demo`: make a phantom, train networks on it, print their scores side by side, draw and report all of it."
     started = time.perf_counter()
     folder = Path(folder or Path("runs") / f"demo-{time.strftime('%Y%m%d-%H%M%S')}")
     taken = [folder / arch for arch in archs if (folder / arch / "settings.yaml").exists()]
@@ -80,8 +81,9 @@ def demo(
     fig.savefig(picture, dpi=110)
     plt.close(fig)
     first = folder / archs[0]
-    print(f"\nLook at {picture}, then at {first / 'figures'} (confusion matrices, ROC, top losses).")
-    print(f"Go on with: mura interpret {first}, mura predict {first} FILES, mura train YOUR-DATA --help")
+    report = write_report([folder / arch for arch in archs], folder / "report.html")[0]
+    print(f"\nLook at {picture}, then open {report} in a browser: scores, plots, the worst errors with heat maps.")
+    print(f"Go on with: mura app {first}, mura predict {first} FILES, mura train YOUR-DATA --help")
     print(f"{time.perf_counter() - started:.0f} s in all", file=sys.stderr)
     return folder
 
@@ -94,7 +96,8 @@ def compare_scores(
     regions, baseline = [r for r in tables[0].index if r != "macro"], tables[0].attrs["region_only"]
 
     def cell(row: pd.Series, name: str) -> str:
-        interval = f" [{row[f'{name}_lo']:.2f}, {row[f'{name}_hi']:.2f}]" if row.name == "overall" else ""
+        ends = [row[f"{name}_{end}"] for end in ("lo", "hi")] if row.name == "overall" else [np.nan]
+        interval = " [{:.2f}, {:.2f}]".format(*ends) if np.isfinite(ends).all() else ""
         return f"{row[name]:.2f}{interval}" if np.isfinite(row[name]) else "n/a"
 
     rows = [["", "", *[a for arch in scores for a in (arch, "")], "region only", ""]]
