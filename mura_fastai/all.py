@@ -54,6 +54,7 @@ from mura_fastai.results.experiment import (
     find_lr,
     interpret_run,
     predict,
+    reviewed_labels,
     suspect_labels,
     train,
 )

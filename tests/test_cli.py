@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +87,47 @@ def test_every_command_is_a_public_function():
 
 
 # ---------------------------------------------------------------- results
+
+
+def test_suspects_are_listed_reviewed_blindly_and_never_overwritten(mura, run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    preds = pd.read_csv(copy / "predictions.csv")
+    truth = preds.groupby("study").label.first()
+    wrong = truth.index[[0, 1, -1, -2]]  # so that somebody is suspected, whatever the run has learned
+    p = (preds.label - preds.study.isin(wrong)).abs()
+    preds.assign(p_abnormal=p * 0.9 + 0.05).to_csv(copy / "predictions.csv", index=False)
+    code, out, err = mura("interpret", copy, "--suspects", "--blind", "--json")
+    told = json.loads(out)
+    assert code == 0, err
+    assert {r["study"] for r in told["list"]} == set(wrong)
+    assert {Path(f).name for f in told["files"]} >= {"suspects.csv", "suspects.pdf", "review.csv", "review-key.csv"}
+    sheet = pd.read_csv(copy / "suspects" / "review.csv", dtype=str)
+    sheet.assign(verdict="normal").to_csv(copy / "suspects" / "review.csv", index=False)
+    code, out, _ = mura("interpret", copy, "--reviewed", "--json")
+    assert code == 0 and json.loads(out)["review"]["suspect"]["judged"] == len(wrong)
+    code, _, err = mura("interpret", copy, "--suspects", "--blind")
+    assert code == 2 and "holds verdicts" in err
+    assert mura("interpret", copy, "--blind")[0] == mura("interpret", copy, "--reviewed", "--suspects")[0] == 2
+
+
+def test_a_report_says_where_it_is_and_pixels_can_be_left_out(mura, run, tmp_path):
+    code, out, _ = mura("report", run, "-o", tmp_path / "a.html", "--no-pixels")
+    text = (tmp_path / "a.html").read_text()
+    assert code == 0 and out.startswith(f"{tmp_path / 'a.html'} (") and "data:image" not in text
+    code, out, _ = mura("report", run, "-o", tmp_path / "a.html", "--top", 2, "--json")
+    assert json.loads(out) == {"files": [str(tmp_path / "a.html")]}
+    assert "data:image/jpeg" in (tmp_path / "a.html").read_text()
+    assert mura("report", tmp_path, "-o", tmp_path / "b.html")[0] == 2
+
+
+def test_the_page_is_refused_what_it_cannot_serve(mura, run, tmp_path):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, _, err = mura("app", run, "--port", taken.getsockname()[1])
+    assert code == 2 and "taken" in err
+    assert mura("app", tmp_path)[0] == 2
 
 
 def test_summarize_counts_and_says_what_was_left_out(mura, root, images):

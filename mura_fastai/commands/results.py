@@ -96,7 +96,9 @@ def interpret(
     run: shared.Run,
     data: shared.OtherData = None,
     split: shared.Split = "valid",
-    k: Annotated[int, typer.Option("--top", "-k", min=1, help="How many of the largest losses to show.")] = 9,
+    k: Annotated[
+        int, typer.Option("--top", "-k", min=1, help="How many of the largest losses, or suspects, to show.")
+    ] = 9,
     heat: Annotated[
         str, typer.Option(help="Heat maps of the largest losses: hirescam, gradcam, cam or none.")
     ] = "hirescam",
@@ -107,8 +109,8 @@ def interpret(
         bool, typer.Option("--blind", help="With --suspects: a worksheet too, where controls hide who is suspected.")
     ] = False,
     reviewed: Annotated[
-        Path | None, typer.Option(help="Instead: what came of such a worksheet, filled in, in this folder.")
-    ] = None,
+        bool, typer.Option("--reviewed", help="Instead: what came of that worksheet, once a reader has filled it in.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Where the files go; RUN/figures, RUN/suspects.")
     ] = None,
@@ -122,16 +124,16 @@ def interpret(
     \b
     mura interpret runs/resnet50
     mura interpret runs/folds --suspects --blind
-    mura interpret runs/folds --reviewed runs/folds/suspects
+    mura interpret runs/folds --reviewed
     """
     if reviewed and (suspects or blind):
         raise InputError("--reviewed reads a worksheet that is filled in already: leave --suspects and --blind away")
     if blind and not suspects:
         raise InputError("--blind adds a worksheet to the list of suspects: give --suspects --blind")
     if reviewed:
-        _print_review(reviewed, as_json)
+        _print_review(shared.experiment().reviewed_labels(run, data, split, out), as_json)
     elif suspects:
-        _print_suspects(shared.experiment().suspect_labels(run, data, split, out, source, blind), as_json)
+        _print_suspects(*shared.experiment().suspect_labels(run, data, split, out, source, blind), k, as_json)
     else:
         heat = None if heat == "none" else heat
         _print_errors(*shared.experiment().interpret_run(run, data, split, k, out, source, heat), k, as_json)
@@ -156,21 +158,19 @@ def _print_errors(interp, files: list[Path], k: int, as_json: bool):
     print(f"\n{len(files)} figures in {files[0].parent}: {', '.join(f.name for f in files)}")
 
 
-def _print_suspects(found: tuple, as_json: bool):
+def _print_suspects(suspects, files: list[Path], k: int, as_json: bool):
     from mura_fastai.results.suspects import format_suspects, suspects_to_json
 
-    suspects, files = found
     if as_json:
         shared.print_json({"files": list(map(str, files)), **suspects_to_json(suspects)})
         return
-    print(format_suspects(suspects))
+    print(format_suspects(suspects, k))
     print(f"\nIn {files[0].parent}: {', '.join(f.name for f in files)}")
 
 
-def _print_review(folder: Path, as_json: bool):
-    with shared.quiet_import():
-        from mura_fastai.results.review import format_review, read_review, review_result
-    result = review_result(read_review(folder))
+def _print_review(result, as_json: bool):
+    from mura_fastai.results.review import format_review
+
     if as_json:
         shared.print_json({"review": json.loads(result.to_json(orient="index", double_precision=15))})
     else:

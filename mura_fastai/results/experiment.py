@@ -28,9 +28,9 @@ from mura_fastai.results.measures import cross_entropy
 from mura_fastai.results.metrics import check_interval
 from mura_fastai.results.predict import predict_images
 from mura_fastai.results.repeats import decided_studies, evaluate_repeats, refuse_interval, repeats_of
-from mura_fastai.results.review import write_review
+from mura_fastai.results.review import read_review, review_result, write_review
 from mura_fastai.results.scoring import decision_of, evaluate_run, predictions_of, warn_of_seen
-from mura_fastai.results.suspects import suspects_of_run, write_suspects
+from mura_fastai.results.suspects import spare_reader, suspects_of_run, write_suspects
 from mura_fastai.results.tables import write_predictions
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.repeats import check_repeats, is_repeats, read_repeats, sub_runs, train_repeats
@@ -164,8 +164,19 @@ def suspect_labels(
     "`mura interpret --suspects`: the studies whose label is likely wrong, as a list and as pictures."
     suspects, preds = suspects_of_run(run, data, split, source)
     out = Path(out or _beside(run, "suspects", data, split))
-    worksheet = write_review(suspects, preds, out) if blind else []  # first: it refuses to overwrite a reader's work
+    spare_reader(out / "suspects.csv")
+    worksheet = write_review(suspects, preds, out) if blind else []
     return suspects, [*write_suspects(suspects, preds, out), *worksheet]
+
+
+def reviewed_labels(
+    run: str | Path,  # as it was given to `suspect_labels`, as all that follows
+    data: str | Path | None = None,
+    split: str = "valid",
+    out: str | Path | None = None,
+) -> pd.DataFrame:  # see `review_result`
+    "`mura interpret --reviewed`: what came of the worksheet of `suspect_labels`, once a reader has filled it in."
+    return review_result(read_review(Path(out or _beside(run, "suspects", data, split))))
 
 
 def predict(

@@ -126,7 +126,8 @@ def card_section(facts: Facts, level: int) -> FT:
         "new data would.",
         "Data licence": kind.licence,
         "Ethical considerations": "Radiographs that nobody drew are of people who did not choose this use; "
-        "nobody should try to find out who they are. A network trained on few hospitals serves those worst who look least like their patients.",
+        "nobody should try to find out who they are. A network trained on few hospitals serves those worst who look "
+        "least like their patients.",
         "Caveats and recommendations": bullets(
             *kind.limits,
             "A network uses whatever tells the label: see the audit of shortcuts above before believing its score.",
