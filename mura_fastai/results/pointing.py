@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mura_fastai.data.pixels import read_grey
+from mura_fastai.data.pixels import pad_square, read_grey
 from mura_fastai.errors import InputError
 from mura_fastai.results.intervals import wilson
 from mura_fastai.results.overlays import heat_on
@@ -50,24 +50,19 @@ def _covered(boxes, shape, beside: float = 0.0) -> np.ndarray:
 
 def _played(heat, boxes, tolerance) -> list[dict]:
     "One picture of the game: a row for each kind it shows, and one for all."
-    path = boxes["path"].iloc[0]
-    shape = read_grey(path).shape
-    point, hot = point_at(heat, shape), heat_on(heat, shape)
+    grey = read_grey(boxes["path"].iloc[0])
+    shape, point, hot = grey.shape, point_at(heat, grey.shape), heat_on(heat, grey.shape)
+    # the picture itself taken for a map, as coarse as that
+    bright = point_at(pad_square(grey, max(heat.shape)).astype(np.float32), shape) or (0, 0)
     of_kind = {kind: part for kind, part in boxes.groupby("kind") if kind != "all"} if "kind" in boxes else {}
     rows = []
     for kind, part in (of_kind | {"all": boxes}).items():
         near, inside = _covered(part, shape, tolerance * max(shape)), _covered(part, shape)
-        rows.append(
-            dict(
-                path=path,
-                kind=kind,
-                hit=point is not None and bool(near[point[::-1]]),
-                chance=float(near.mean()),
-                centre=bool(near[shape[0] // 2, shape[1] // 2]),
-                energy=float(hot[inside].sum(dtype=float) / hot.sum(dtype=float)) if point else 0.0,
-                empty=point is None,
-            )
-        )
+        row = dict(path=boxes["path"].iloc[0], kind=kind, hit=point is not None and bool(near[point[::-1]]))
+        row |= dict(chance=float(near.mean()), centre=bool(near[shape[0] // 2, shape[1] // 2]))
+        row |= dict(bright=bool(near[bright[::-1]]))
+        row |= dict(energy=float(hot[inside].sum(dtype=float) / hot.sum(dtype=float)) if point else 0.0)
+        rows.append(row | dict(empty=point is None))
     return rows
 
 
@@ -76,7 +71,7 @@ def pointing_hits(
     images: pd.DataFrame,  # the same rows
     boxes: pd.DataFrame,  # path, x0, y0, x1, y1 in pixels of the file, and perhaps kind; an image may have several rows
     tolerance: float = 0.0,  # how far beside a box still counts, as a share of the picture's longer side
-) -> pd.DataFrame:  # of each image a row "all" and one a kind it shows: path, kind, hit, chance, centre, energy, empty
+) -> pd.DataFrame:  # of each image a row "all" and one a kind it shows: path, kind, hit and what it is held against
     "The pointing game image by image, see `pointing_game`. `InputError` where no image has a map and a box."
     of = dict(iter(boxes.groupby("path")))
     pairs = [(m, of[p]) for m, p in zip(maps, images["path"], strict=True) if m is not None and p in of]
@@ -90,13 +85,14 @@ def pointing_game(
     images: pd.DataFrame,  # the same rows
     boxes: pd.DataFrame,  # path, x0, y0, x1, y1 in pixels of the file, and perhaps kind; an image may have several rows
     tolerance: float = 0.0,  # how far beside a box still counts, as a share of the picture's longer side
-) -> pd.DataFrame:  # a row a kind, the last one "all"; columns n, hits, share, lo, hi, chance, centre, energy, empty
+) -> pd.DataFrame:  # a row a kind, the last one "all"; columns n, hits, share, lo, hi and the others below
     """Of the images with a box, the share whose map is hottest in one: Zhang et al. 2016, arXiv 1608.00507.
 
-    Beside it Wilson's 95 % interval, for which images are independent; what a point thrown at random hits (`chance`,
-    the share of the picture in boxes) and what the picture's middle does (`centre`); the mean share of the heat that
-    lies in boxes (`energy`, as Wang et al. 2020, arXiv 1910.01279); and how many maps were zero everywhere (`empty`):
-    they point nowhere, which is a miss. A kind's row is of the images that show it, and of its boxes alone.
+    `lo` and `hi` are Wilson's 95 % interval, for which images are independent. Against it stand what a point thrown at
+    random hits (`chance`, the share of the picture in boxes), what the picture's middle does (`centre`), and its
+    brightest place (`bright`), which finds metal by itself. `energy` is the mean share of the heat that lies in boxes
+    (as Wang et al. 2020, arXiv 1910.01279); `empty` counts maps of zeros: they point nowhere, which is a miss. A kind's
+    row is of the images that show it, and of its boxes alone.
 
     Zhang et al. allowed 15 px beside a box, about `tolerance=0.03`."""
     rows = pointing_hits(maps, images, boxes, tolerance)
@@ -104,6 +100,6 @@ def pointing_game(
     for kind in [*(k for k in groups if k != "all"), "all"]:
         part, n, hits = groups[kind], len(groups[kind]), int(groups[kind]["hit"].sum())
         lo, hi = wilson(hits / n, n)
-        means = part[["chance", "centre", "energy"]].mean().to_dict()
+        means = part[["chance", "centre", "bright", "energy"]].mean().to_dict()
         table[kind] = dict(n=n, hits=hits, share=hits / n, lo=lo, hi=hi, **means, empty=int(part["empty"].sum()))
     return pd.DataFrame.from_dict(table, orient="index")
