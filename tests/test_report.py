@@ -233,7 +233,7 @@ def test_a_report_with_radiographs_of_mura_says_at_its_top_that_it_may_not_be_sh
     (data / "phantom.csv").unlink()  # now it looks like MURA itself
     for name in ("images.csv", "predictions.csv", "predictions-tune.csv"):
         rewrite(own / name, lambda t: t.assign(path=t.path.str.replace(str(root), str(data))))
-    edit(own / "settings.yaml", lambda s: s["data"].update(path=str(data)))
+    edit(own / "settings.yaml", lambda s: s["data"].update(path=str(data), phantom=False))
     out = write_report(own, tmp_path / "a.html", k=2)[0]
     page = Page(out)
     where = page.source.index("may not be shared")
@@ -308,6 +308,7 @@ def test_a_run_whose_data_is_gone_has_a_report_that_says_what_is_missing(own, tm
     page = Page(write_report(own, tmp_path / "a.html")[0])
     assert not page.all("img") and [a["id"] for a in page.all("section")] == SECTIONS
     assert "not on this machine: no pictures here" in page.text and "Not audited" in page.text
+    assert "on a phantom" in page.text and "Stanford" not in page.text
 
 
 def test_one_unreadable_picture_is_said_in_its_place(own, root, tmp_path):

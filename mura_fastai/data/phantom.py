@@ -68,6 +68,13 @@ def make_phantom(
     return mura_images(root)
 
 
+def is_phantom(
+    root: str | Path,  # a dataset's folder
+) -> bool:
+    "Whether its radiographs are drawn: the file that tells the truth of each gives it away."
+    return (Path(root) / "phantom.csv").exists()
+
+
 def plan_studies(studies: int, seed: int) -> list[Study]:
     "Which studies there are: splits, regions, labels and patients, the shares met as closely as whole numbers allow."
     rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))

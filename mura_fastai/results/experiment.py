@@ -12,6 +12,7 @@ from fastai.torch_core import set_seed
 
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.loose import input_images
+from mura_fastai.data.phantom import is_phantom
 from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.reading import name_skipped, read_data
 from mura_fastai.data.sources import find_source
@@ -63,7 +64,7 @@ def train(
     source = source or find_source(data)
     size = settings.get("size", 320) if settings.get("store") in (None, True) else None
     images = read_data(data, source, regions, max_bad, split_seed, allow_leaks, size)
-    told = dict(path=str(Path(data).absolute()), source=source, split_seed=split_seed)
+    told = dict(path=str(Path(data).absolute()), source=source, split_seed=split_seed, phantom=is_phantom(data))
     if repeated:
         if size:
             # Once for all folds: some of them alone would find another place in the cache.

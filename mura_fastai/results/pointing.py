@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mura_fastai.data.pixels import pad_square, read_grey
+from mura_fastai.data.pixels import read_grey
 from mura_fastai.errors import InputError
 from mura_fastai.results.intervals import wilson
 from mura_fastai.results.overlays import heat_on
@@ -31,10 +31,14 @@ def point_at(
     shape: tuple[int, int],  # height and width of the picture
 ) -> tuple[int, int] | None:  # column and row of a pixel; None for a map of zeros, which points nowhere
     "The hottest pixel of the picture; where several are, as along a border, the middlemost of them."
-    heat = heat_on(heat, shape)
-    if not heat.max() > 0:
+    return _highest(heat_on(heat, shape))
+
+
+def _highest(values) -> tuple[int, int] | None:
+    "Column and row of the highest value, the middlemost where several are; None where none is above 0."
+    if not values.max() > 0:
         return None
-    y, x = np.nonzero(heat == heat.max())
+    y, x = np.nonzero(values == values.max())
     i = np.argmin((x - x.mean()) ** 2 + (y - y.mean()) ** 2)
     return int(x[i]), int(y[i])
 
@@ -52,8 +56,7 @@ def _played(heat, boxes, tolerance) -> list[dict]:
     "One picture of the game: a row for each kind it shows, and one for all."
     grey = read_grey(boxes["path"].iloc[0])
     shape, point, hot = grey.shape, point_at(heat, grey.shape), heat_on(heat, grey.shape)
-    # the picture itself taken for a map, as coarse as that
-    bright = point_at(pad_square(grey, max(heat.shape)).astype(np.float32), shape) or (0, 0)
+    bright = _highest(grey) or (0, 0)
     of_kind = {kind: part for kind, part in boxes.groupby("kind") if kind != "all"} if "kind" in boxes else {}
     rows = []
     for kind, part in (of_kind | {"all": boxes}).items():
@@ -90,7 +93,7 @@ def pointing_game(
 
     `lo` and `hi` are Wilson's 95 % interval, for which images are independent. Against it stand what a point thrown at
     random hits (`chance`, the share of the picture in boxes), what the picture's middle does (`centre`), and its
-    brightest place (`bright`), which finds metal by itself. `energy` is the mean share of the heat that lies in boxes
+    brightest pixel (`bright`), which finds metal by itself. `energy` is the mean share of the heat that lies in boxes
     (as Wang et al. 2020, arXiv 1910.01279); `empty` counts maps of zeros: they point nowhere, which is a miss. A kind's
     row is of the images that show it, and of its boxes alone.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mura_fastai.data.phantom import is_phantom
 from mura_fastai.errors import InputError
 from mura_fastai.results.calibrate import Decision, read_decision
 from mura_fastai.results.interpret import MuraInterpretation
@@ -56,8 +57,9 @@ class Facts:
     def source(self) -> str:
         "What kind of data: phantom, mura, fracatlas, folder or csv."
         source = self.data.get("source") or "folder"
-        # A phantom has MURA's own layout; the file that tells its truth gives it away.
-        return "phantom" if source == "mura" and (Path(self.root) / "phantom.csv").exists() else source
+        # A phantom has MURA's own layout, and must not be taken for it where its files are gone.
+        drawn = source == "mura" and self.data.get("phantom", is_phantom(self.root))
+        return "phantom" if drawn else source
 
     @property
     def leaked(self) -> int:
