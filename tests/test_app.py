@@ -440,8 +440,9 @@ def test_serve_prints_its_address_and_asks_for_a_token_where_told(loaded, own_ru
 
 @pytest.mark.slow
 def test_signals_end_it_in_order(own_run):
-    start = (
-        "import sys, warnings; warnings.simplefilter('ignore')\n"
+    start = (  # what runs in the background of a shell has Ctrl-C ignored, and hands that on
+        "import signal, sys, warnings; warnings.simplefilter('ignore')\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from mura_fastai.exits import exit_codes\n"
         "with exit_codes():\n"
         "    from mura_fastai.share.app import serve\n"
@@ -449,12 +450,16 @@ def test_signals_end_it_in_order(own_run):
     )
     command, pipes = [sys.executable, "-c", start, str(own_run)], dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     both = {s: subprocess.Popen(command, text=True, **pipes) for s in (signal.SIGINT, signal.SIGTERM)}
-    for sent, process in both.items():
-        address = process.stdout.readline().strip()
-        assert httpx.get(address, trust_env=False, timeout=60).status_code == 200
-        process.send_signal(sent)
-        _, err = process.communicate(timeout=30)
-        if sent == signal.SIGTERM:
-            assert process.returncode == 143 and "Traceback" not in err
-        else:  # the interpreter's way to end on Ctrl-C; a command makes 130 of it
-            assert process.returncode == -signal.SIGINT and err.rstrip().endswith("KeyboardInterrupt")
+    try:
+        for sent, process in both.items():
+            address = process.stdout.readline().strip()
+            assert httpx.get(address, trust_env=False, timeout=60).status_code == 200
+            process.send_signal(sent)
+            _, err = process.communicate(timeout=30)
+            if sent == signal.SIGTERM:
+                assert process.returncode == 143 and "Traceback" not in err
+            else:  # the interpreter's way to end on Ctrl-C; a command makes 130 of it
+                assert process.returncode == -signal.SIGINT and err.rstrip().endswith("KeyboardInterrupt")
+    finally:
+        for process in both.values():
+            process.kill()

@@ -166,6 +166,8 @@ def _print_suspects(suspects, files: list[Path], k: int, as_json: bool):
         return
     print(format_suspects(suspects, k))
     print(f"\nIn {files[0].parent}: {', '.join(f.name for f in files)}")
+    if any(f.name == "review.csv" for f in files):
+        print("Give the reader review.pdf and review.csv, and nothing else; the words to write stand in review.pdf.")
 
 
 def _print_review(result, as_json: bool):

@@ -224,7 +224,10 @@ def plot_thresholds(
     rows, decision = labelled(table, decision)
     scores = scores_of(rows) if scores is None else scores
     label, p, patient = _arrays(rows)
-    curves, log_odds = threshold_table(label, p, patient), _log_odds(p)
+    # at the probabilities themselves: from one to the next nothing changes, and steps are drawn
+    values = np.unique(p)
+    steps = values[np.unique(np.linspace(0, len(values) - 1, 300).astype(int))]
+    curves, log_odds = threshold_table(label, p, patient, np.unique([0, *steps, 1])), _log_odds(p)
     at = _place(curves["threshold"], log_odds)
     all_, called = scores.loc["overall"], np.flatnonzero(rows["abnormal"] > 0.5)
     right = share_table(label, {"called": called}, patient).loc["called", ["share", "lo", "hi"]]
@@ -238,8 +241,9 @@ def plot_thresholds(
     )
     for name, (colour, style) in looks.items():
         told = with_interval(*right, 2) if name == "precision" else score_in_words(all_, name)
-        ax.plot(at, curves[name], style, color=colour, lw=2, label=f"{name} {told}")
-        ax.fill_between(at, curves[f"{name}_lo"], curves[f"{name}_hi"], color=colour, alpha=0.13, lw=0)
+        ax.plot(at, curves[name], style, color=colour, lw=2, drawstyle="steps-post", label=f"{name} {told}")
+        ends = curves[f"{name}_lo"], curves[f"{name}_hi"]
+        ax.fill_between(at, *ends, step="post", color=colour, alpha=0.13, lw=0)
     if not decision.regions:
         ax.axvline(_place(decision.threshold, log_odds), color="black", lw=1.2, ls=":")
     lowest = np.nanmin([0, *curves["kappa_lo"]])

@@ -125,9 +125,9 @@ def card_section(facts: Facts, level: int) -> FT:
         "with intervals, above. Whatever was tried on this data before can make these numbers look better than "
         "new data would.",
         "Data licence": kind.licence,
-        "Ethical considerations": "Radiographs that nobody drew are of people who did not choose this use; "
-        "nobody should try to find out who they are. A network trained on few hospitals serves those worst who look "
-        "least like their patients.",
+        "Ethical considerations": "Real radiographs are of people who did not choose this use; nobody should "
+        "try to find out who they are. A network trained on few hospitals serves those worst who look least like "
+        "their patients.",
         "Caveats and recommendations": bullets(
             *kind.limits,
             "A network uses whatever tells the label: see the audit of shortcuts above before believing its score.",
