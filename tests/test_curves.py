@@ -333,6 +333,23 @@ def test_the_band_and_the_threshold_are_drawn(studies):
     assert circles[0].get_xdata()[0] == pytest.approx(found)
 
 
+def test_between_two_probabilities_nothing_changes(studies):
+    "Read off at the threshold in use, each line shows the score that its legend tells, also far from any study."
+    quiet = studies.drop(columns=["abnormal", "predicted"], errors="ignore")
+    quiet = quiet.assign(p_abnormal=quiet["p_abnormal"] * 0.35)
+    for threshold in (0.5, 0.2, float(quiet["p_abnormal"].median())):
+        decision = Decision(threshold)
+        rows, _ = labelled(quiet, decision)
+        all_ = scores_of(rows).loc["overall"]
+        fig = plot_thresholds(quiet, decision)
+        lines = {line.get_label().split()[0]: line for line in fig.axes[0].lines}
+        place = next(x[0] for x in (o.get_xdata() for o in fig.axes[0].lines) if len(x) == 2 and x[0] == x[1])
+        for name in ("sensitivity", "specificity", "kappa"):
+            assert lines[name].get_drawstyle() == "steps-post"
+            x, y = lines[name].get_data()
+            assert y[np.searchsorted(x, place, "right") - 1] == pytest.approx(all_[name]), (threshold, name)
+
+
 def test_regions_are_lines_of_their_own_or_left_out(studies):
     for plot in (plot_roc, plot_precision_recall):
         assert all(r in words(plot(studies)) for r in ("XR_ELBOW", "XR_HAND", "XR_WRIST"))

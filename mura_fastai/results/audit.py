@@ -62,7 +62,7 @@ def meaning(
         )
     signs = [group for group in table.index if table.loc[group, "verdict"] != "no sign"]
     if not signs:
-        return "None of these traits tells anything of the label."
+        return "No sign that any of these traits tells something of the label."
     alone = [f"{group} would reach AUROC {table.loc[group, 'auroc']:.2f}" for group in signs if group != ALL][:1]
     within = f" ({every['within_region']:.2f}\nwithin a region)" if table.attrs["regions"] > 1 else ""
     alone.append(f"all of these traits {every['auroc']:.2f}{within}")

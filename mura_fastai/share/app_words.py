@@ -74,7 +74,7 @@ def _near(near: Neighbours | None, record: Record) -> list[str]:
     were = "was" if near.abnormal == 1 else "were"
     return [
         f"Of the {near.n} valid {of} with the nearest probabilities ({near.lowest:.2f} to {near.highest:.2f}), "
-        f"{near.abnormal} {were} abnormal: {in_100(near.share)} of 100 "
+        f"{near.abnormal} {were} abnormal: {in_100(near.share)} % "
         f"(95 % interval {in_100(near.lo)} to {in_100(near.hi)})."
     ]
 
@@ -89,13 +89,14 @@ def _worth(answer: Answer, record: Record) -> list[str]:
     normal = int(rates["n"] - rates["n_abnormal"])
     parts = []
     for name, n, words in (
-        ("sensitivity", rates["n_abnormal"], "found {} of 100 abnormal {} studies"),
-        ("specificity", normal, "left {} of 100 normal {} studies alone"),
+        ("sensitivity", rates["n_abnormal"], "found {} of {:.0f} abnormal {} studies"),
+        ("specificity", normal, "left {} of {:.0f} normal {} studies alone"),
     ):
         if not math.isnan(rates[name]):
             lo, hi = rates[f"{name}_lo"], rates[f"{name}_hi"]
-            between = "" if math.isnan(lo) else f"; 95 % interval {in_100(lo)} to {in_100(hi)}"
-            parts.append(f"{words.format(in_100(rates[name]), who)} ({name}, on {n:.0f}{between})")
+            between = "" if math.isnan(lo) else f", 95 % interval {in_100(lo)} to {in_100(hi)}"
+            counts = words.format(round(rates[name] * n), n, who)
+            parts.append(f"{counts} ({name} {in_100(rates[name])} %{between})")
     return [f"At this threshold the network {' and '.join(parts)}."] if parts else []
 
 
