@@ -19,12 +19,18 @@ import mura_fastai
 from mura_fastai import cli
 from mura_fastai.errors import InputError, TrainingError
 from mura_fastai.results import experiment
-from mura_fastai.share.demo import compare_scores, demo
+from mura_fastai.share.demo import compare_scores, demo, demo_phantom
 from mura_fastai.training.runs import train_run
 
 MURA = [sys.executable, Path(__file__).parents[1] / "cli.py"]
 COMMANDS = {c.name or c.callback.__name__: c.callback for c in cli.app.registered_commands}
 HEAVY = {"torch", "fastai", "timm", "pandas", "numpy", "matplotlib", "sklearn", "PIL"}
+
+
+@pytest.fixture(scope="module")
+def run(run, tmp_path_factory):
+    "A copy of the run, since `mura evaluate` keeps the last scores in it."
+    return Path(shutil.copytree(run, tmp_path_factory.mktemp("copies") / "first"))
 
 
 # ---------------------------------------------------------------- help
@@ -322,18 +328,25 @@ def test_results_survive_a_file_name_that_is_no_text(root, run, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_demo_runs_from_phantom_to_picture_and_takes_its_phantom_again(mura, tmp_path, monkeypatch):
+def test_the_demo_runs_from_phantom_to_picture_and_overwrites_none(mura, tmp_path, monkeypatch):
     monkeypatch.setenv("MURA_CACHE", str(tmp_path / "cache"))
     arguments = ["--studies", 60, "--epochs", 1, "--size", 32]
     code, out, _ = mura("demo", *arguments, "--out", tmp_path / "demo")
     assert code == 0 and "region only" in out and str(tmp_path / "demo" / "demo.png") in out
     assert (tmp_path / "demo" / "demo.png").stat().st_size > 20_000
     assert len(list((tmp_path / "demo").glob("*/metrics.json"))) == 2
-    made = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache" / "phantoms").rglob("image1.png")}
     assert mura("demo", *arguments, "--out", tmp_path / "demo")[0] == 2, "an earlier demo is not written over"
-    first = next(iter(made))
+
+
+def test_the_demo_takes_its_phantom_again_and_makes_it_anew_where_a_file_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setenv("MURA_CACHE", str(tmp_path / "cache"))
+    root, images = demo_phantom(35, size=32)
+    made = {path: Path(path).stat().st_mtime_ns for path in images.path}
+    assert demo_phantom(35, size=32)[0] == root
+    assert {path: Path(path).stat().st_mtime_ns for path in images.path} == made, "a whole phantom is taken as it is"
+    first = Path(images.path[0])
     first.unlink()
-    assert mura("demo", *arguments, "--out", tmp_path / "demo2")[0] == 0, "a phantom that lost a file is made anew"
+    demo_phantom(35, size=32)
     assert first.exists()
 
 

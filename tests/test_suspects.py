@@ -78,8 +78,9 @@ def suspects(preds):
 
 @pytest.fixture(autouse=True)
 def no_figure_stays():
+    open_before = plt.get_fignums()
     yield
-    assert not plt.get_fignums()
+    assert plt.get_fignums() == open_before
 
 
 def words(fig):
