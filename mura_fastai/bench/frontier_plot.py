@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from itertools import pairwise, zip_longest
 from math import floor, isnan, log10, nan, sqrt
 
 import numpy as np
@@ -11,11 +12,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from mura_fastai.bench.frontier_text import data_line, headline
+from mura_fastai.bench.frontier_text import data_line, headline, measured_line
 from mura_fastai.results.pictures import COLOURS, headed, new_figure, plain_text, tidy
 
-FRONT, BEHIND = COLOURS[0], "#767676"
+FRONT, BEHIND = COLOURS[0], "#6B6B6B"
+FILLED, HOLLOW = "#A6CDE8", "white"  # light, so that the bars are seen through the dots
 LARGEST = 1100  # points squared: the dot of the network with the most parameters
+HOW_TO_READ = (
+    "On the line: the front, no other run is as good for less; hollow: another one is. By point estimates: the best of "
+    "several is flattered by chance, and bars that overlap are no test (mura compare is one)."
+)
 # Where a name may stand: direction from the dot, the nearest first.
 _AROUND = ((1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (0, 1), (0, -1))
 
@@ -40,11 +46,9 @@ def draw(
     ax = fig.subplots()
     tidy(ax)
     ax.set(xscale="log", xlabel="multiply-adds of one image, in G", ylabel="AUROC, 95 % interval")
-    told = textwrap.fill(headline(document), 82)
-    names = ("filled, on the line: the front, no other run is as good for less; hollow: another one is. By point "
-             "estimates: the best of several is flattered by chance, and overlapping bars are no test (mura compare "
-             "is one).")  # fmt: skip
-    headed(fig, told, f"{data_line(document)}.\n{names[0].upper()}{names[1:]}")
+    claim, _, interval = headline(document).partition(" (")
+    told = "\n".join([textwrap.fill(claim, 76, break_on_hyphens=False), *([f"({interval}"] if interval else [])])
+    headed(fig, told, "\n".join([f"{data_line(document)}. {measured_line(document)}.", HOW_TO_READ]))
     if not runs:
         return fig
     x = [r["multiply_adds"] / 1e9 for r in runs]
@@ -53,12 +57,14 @@ def draw(
     scale = LARGEST / max(r["parameters"] for r in runs)
     area = [r["parameters"] * scale for r in runs]
     colours = [FRONT if r["on_front"] else BEHIND for r in runs]
-    front = sorted((a, b) for a, b, r in zip(x, y, runs, strict=True) if r["on_front"])
-    ax.plot(*zip(*front, strict=True), color=FRONT, lw=1.5, alpha=0.5, zorder=1)
-    ax.vlines(x, lo, hi, color=colours, lw=1.6, zorder=2)
-    for a, b, s, colour, r in zip(x, y, area, colours, runs, strict=True):
-        # White below, so that no bar shows through a hollow dot.
-        ax.scatter(a, b, s=s, facecolor=colour if r["on_front"] else "white", edgecolor=colour, lw=1.6, zorder=3)
+    steps = _staircase(sorted((a, b) for a, b, r in zip(x, y, runs, strict=True) if r["on_front"]), max(x) * 2.2)
+    ax.plot(*zip(*steps, strict=True), color=FRONT, lw=1.5, alpha=0.5, zorder=1)
+    # The largest first, so that none hides a smaller one.
+    for i in np.argsort(area)[::-1]:
+        face = FILLED if runs[i]["on_front"] else HOLLOW
+        ax.scatter(x[i], y[i], s=area[i], facecolor=face, edgecolor=colours[i], lw=1.4, zorder=2)
+    ax.vlines(x, lo, hi, color=colours, lw=1.6, zorder=3)
+    ax.scatter(x, y, s=14, color=colours, zorder=3)
     ax.set_xlim(min(x) / 2.2, max(x) * 2.2)
     pad = 0.12 * max(max(hi) - min(lo), 0.02)
     ax.set_ylim(min(lo) - pad, max(hi) + pad)
@@ -67,8 +73,14 @@ def draw(
     ax.xaxis.set_minor_formatter(NullFormatter())
     _size_key(fig, [r["parameters"] for r in runs], scale)
     fig.draw_without_rendering()  # the layout; places are known after it
-    place_names(ax, x, y, area, lo, hi, [plain_text(r["name"], 30) for r in runs], colours)
+    place_names(ax, x, y, area, lo, hi, [plain_text(r["name"], 30) for r in runs], colours, steps)
     return fig
+
+
+def _staircase(front: list[tuple[float, float]], end: float) -> list[tuple[float, float]]:
+    "The best that a budget of multiply-adds can have: between two runs of the front it is still the cheaper one."
+    corners = [(b[0], a[1]) for a, b in pairwise(front)]
+    return [p for pair in zip_longest(front, corners) for p in pair if p is not None] + [(end, front[-1][1])]
 
 
 def _number(run: dict, name: str) -> float:
@@ -84,8 +96,8 @@ def _size_key(fig: Figure, parameters: list[int], scale: float):
         for p in dict.fromkeys(ends)
     ]
     fig.legend(
-        handles=marks, loc="outside right upper", frameon=False, fontsize=9, title="parameters\n(area)",
-        title_fontsize=9, labelspacing=1.6, handletextpad=1.2, borderpad=1.2,
+        handles=marks, loc="outside right center", frameon=False, fontsize=9, title="parameters\n(area)",
+        title_fontsize=9, labelspacing=2.4, handletextpad=1.2, borderpad=1.2,
     )  # fmt: skip
 
 
@@ -106,6 +118,7 @@ def place_names(
     hi: Sequence[float],  # upper ends
     names: Sequence[str],
     colours: Sequence[str],
+    line: Sequence[tuple[float, float]],  # corners of a line that is better not covered either
 ):
     "Write each name where it covers no dot, no bar and no other name; with a line to its dot where that is far."
     pixels = ax.figure.dpi / 72
@@ -114,6 +127,7 @@ def place_names(
     radii = [sqrt(s) / 2 * pixels for s in area]
     taken = [Bbox([[a - r, b - r], [a + r, b + r]]) for (a, b), r in zip(spots, radii, strict=True)]
     taken += [Bbox([[a - 1, low], [a + 1, high]]) for (a, _), low, high in zip(spots, *ends, strict=True)]
+    taken += [Bbox(ends).padded(3) for ends in pairwise(ax.transData.transform(line))]
     frame = ax.get_window_extent()
     for (a, b), r, name, colour in sorted(zip(spots, radii, names, colours, strict=True), key=lambda o: -o[0][1]):
         label = ax.annotate(

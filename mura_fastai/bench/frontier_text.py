@@ -1,5 +1,6 @@
 """The frontier in words: its lesson in one sentence, where it comes from, and the table."""
 
+from itertools import zip_longest
 from math import nan
 
 from mura_fastai.bench.report import machine_lines, number, table
@@ -52,18 +53,27 @@ def data_line(
     return f"{d['name']}, {studies}, {rows}, {count} {'seed' if count == '1' else 'seeds'}"
 
 
-def settings_line(
+def measured_line(
     document: dict,  # of `frontier`
 ) -> str:
-    "How speed and intervals were had."
-    s = document["settings"]
-    speed = "speed was not measured"
-    if s["rounds"]:
-        speed = (
-            f"images/s: medians of {s['rounds']} rounds in turns, at least {s['seconds']} s each, one batch of "
-            f"{s['bs']} of random bytes that stays on the device, training in each run's precision, prediction in fp32"
-        )
-    return f"{speed}; [ ]: 95 % intervals, bootstrap of patients, {s['n_boot']} draws"
+    "At which sizes, and how the intervals were had."
+    sizes = sorted({r["size"] for r in document["runs"]})
+    px = " to ".join(str(s) for s in dict.fromkeys((sizes[0], sizes[-1])))
+    return f"Networks at {px} px; bootstrap of patients, {document['settings']['n_boot']} draws"
+
+
+def speed_lines(
+    document: dict,  # of `frontier`
+) -> list[str]:
+    "How images a second were measured, and on what."
+    s, m = document["settings"], document["hardware"]
+    if not s["rounds"]:
+        return ["not measured"]
+    rounds = "one round" if s["rounds"] == 1 else f"medians of {s['rounds']} rounds in turns"
+    return [
+        f"images/s on {m['gpu'] or m['cpu']}: {rounds}, at least {s['seconds']} s each; the network alone, on one",
+        f"batch of {s['bs']} of random bytes that stays there; training in each run's precision, prediction in fp32",
+    ]
 
 
 def scored(
@@ -102,8 +112,9 @@ def text(
         "",
         *machine_lines(document["hardware"]),
         f"data      {data_line(document)}",
-        f"settings  {settings_line(document)}",
-        f"          {HOW_COUNTED}",
+        f"scores    {measured_line(document)}, 95 % intervals in [ ]",
+        f"cost      {HOW_COUNTED}",
+        *(f"{name:10}{line}" for name, line in zip_longest(["speed"], speed_lines(document), fillvalue="")),
         "",
         *table(rows, right=(3, 4, 5, 6, 8)),
         "  *: on the front, by point estimates: no other run has as high an AUROC for fewer multiply-adds.",
