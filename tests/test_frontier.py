@@ -147,6 +147,8 @@ def test_runs_on_other_data_or_other_studies_are_refused(two, tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="no run given"):
         frontier([], **FAST)
+    with pytest.raises(InputError, match="a file; name a folder"):
+        frontier([run], run / "settings.yaml", **FAST)
 
 
 # ---------------------------------------------------------------- speed

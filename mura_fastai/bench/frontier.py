@@ -120,7 +120,7 @@ def speed_cases(
     predictions are made.
 
     Both on one batch of random bytes that never leaves the device: the network's own speed, with nothing to load,
-    decode or augment.
+    decode or augment, and nothing compiled.
     """
     arch, size, precision = network
     plan = Plan(BenchData(pd.DataFrame(), size, {}), bs, 1, seconds, BATCHES, device)
@@ -181,6 +181,8 @@ def frontier(
     """
     if not runs:
         raise InputError("no run given; a run's folder holds settings.yaml (mura train makes one)")
+    if out and Path(out).exists() and not Path(out).is_dir():
+        raise InputError(f"{out}: a file; name a folder for the three files")  # not after minutes of measuring
     device = torch.device(device or default_device())
     arms, machine = read_arms(runs), hardware(device)
     known = sorted(set(arms[0].studies.region))
