@@ -268,6 +268,13 @@ def test_the_headline_says_what_more_multiply_adds_buy_and_whether_it_may_be_cha
     assert data_line(crowd).endswith("850 groups of look-alikes, 5 folds out of fold, 3 seeds")
 
 
+def test_the_title_breaks_before_its_interval_and_nowhere_in_a_name(crowd):
+    crowd["gain"] |= dict(best="net (1)", over="net (2)")
+    claim, interval = draw(crowd).get_suptitle().splitlines()
+    assert claim == "net (1) has +.089 AUROC over net (2), for 22.8 x the multiply-adds"
+    assert interval == "(95 % interval +.060 to +.120)"
+
+
 def test_runs_without_an_auroc_are_told_and_drawn_nowhere(crowd):
     for run in crowd["runs"]:
         run["scores"]["overall"] |= dict(auroc=None, auroc_lo=None, auroc_hi=None)

@@ -46,8 +46,12 @@ def draw(
     ax = fig.subplots()
     tidy(ax)
     ax.set(xscale="log", xlabel="multiply-adds of one image, in G", ylabel="AUROC, 95 % interval")
-    claim, _, interval = headline(document).partition(" (")
-    told = "\n".join([textwrap.fill(claim, 76, break_on_hyphens=False), *([f"({interval}"] if interval else [])])
+    told = headline(document)
+    claim, _, interval = told.partition(" (95 %")
+    if interval and len(claim) <= 76:
+        told = f"{claim}\n(95 %{interval}"
+    else:
+        told = textwrap.fill(told, 76, break_on_hyphens=False)
     headed(fig, told, "\n".join([f"{data_line(document)}. {measured_line(document)}.", HOW_TO_READ]))
     if not runs:
         return fig
