@@ -72,7 +72,7 @@ def read_arms(
             mine, other = (f"{' '.join(a.fingerprints[:2])}{' ...' * (len(a.fingerprints) > 2)}" for a in (arm, first))
             raise InputError(
                 f"{arm.path}: other data or another split than {first.path} (fingerprint {mine}, there {other}); "
-                "a frontier needs runs on the same studies: train them on one data set with one --split-seed"
+                "a frontier needs runs on the same studies: train them on one data set, same --split-seed and --folds"
             )
         if not arm.studies[keys].equals(first.studies[keys]):
             raise InputError(
