@@ -3,6 +3,7 @@
 # Gives every Learner `fine_tune`, `fit_one_cycle` and `lr_find`.
 import fastai.callback.schedule
 
+from mura_fastai.bench.frontier import frontier
 from mura_fastai.bench.suite import bench
 from mura_fastai.data.augment import AugmentXray, ScaleGrey, TensorXray, xray_tfms
 from mura_fastai.data.batches import XrayDL
@@ -27,6 +28,7 @@ from mura_fastai.data.traits import traits
 from mura_fastai.errors import BadImage, InputError, TrainingError
 from mura_fastai.models.backbones import create_net, timm_net
 from mura_fastai.models.cnn import MuraCNN, mura_cnn
+from mura_fastai.models.cost import Cost, network_cost
 from mura_fastai.results.audit import audit_shortcuts, draw_shortcuts, format_shortcuts, shortcuts_to_json
 from mura_fastai.results.calibrate import (
     Decision,

@@ -6,7 +6,7 @@ import typer
 
 import mura_fastai
 from mura_fastai.commands.audit import audit
-from mura_fastai.commands.bench import bench
+from mura_fastai.commands.bench import bench, frontier
 from mura_fastai.commands.calibrate import calibrate
 from mura_fastai.commands.compare import compare, power
 from mura_fastai.commands.data import phantom, prepare, summarize
@@ -59,6 +59,7 @@ for command in (
     predict,
     compare,
     power,
+    frontier,
     report,
     local_page,
     bench,

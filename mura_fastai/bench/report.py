@@ -1,7 +1,10 @@
 """What was measured, for people and for programs: goals met or not, text tables, and the three files of a result."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from mura_fastai.bench.plot import draw
 from mura_fastai.files import replacing, write_text
@@ -60,9 +63,10 @@ def case_of(
 
 def table(
     rows: list[list[str]],  # the first one is the header
+    right: Sequence[int] | None = None,  # columns that stand to the right; all but the first and the last
 ) -> list[str]:
-    "Columns side by side, the first and the last to the left, figures to the right."
-    return ["  " + line for line in aligned(rows, right=range(1, len(rows[0]) - 1))]
+    "Columns side by side, figures to the right."
+    return ["  " + line for line in aligned(rows, range(1, len(rows[0]) - 1) if right is None else right)]
 
 
 def number(
@@ -132,22 +136,32 @@ def text(
 def _head(document: dict) -> list[str]:
     "Machine, data and settings, in a few lines."
     m, d, s = (document[k] for k in ("hardware", "data", "settings"))
-    v, gpu = m["versions"], f", {m['gpu']} {m['gpu_memory_gb']} GB" if m["gpu"] else ""
-    commit = (m["commit"] or "no checkout")[:10] + (" with changes" if m["changed"] else "")
     formats = ", ".join(f"{n} {f}" for f, n in d["formats"].items())
     medians = f"longer side {d['median_side']:.0f} px, {d['median_kb']} kB"
     phantom = " (phantom data: speed depends on the files, yours will differ)" if d["kind"] == "phantom" else ""
     quick = ["QUICK: these settings show that it runs, not how fast anything is."] if s["quick"] else []
-    names = ("torch", "torchvision", "fastai", "timm", "pillow")
     return [
         f"{document['name']}, {m['date']}",
         *quick,
-        f"machine   {m['cpu']}, {m['cores']} cores, {m['ram_gb']} GB{gpu}; {m['os']}; load {m['load']} before",
-        f"versions  python {v['python']}, {', '.join(f'{n} {v[n]}' for n in names)}; commit {commit}",
+        *machine_lines(m),
         f"data      {d['name']}: {formats}; medians: {medians}{phantom}",
         f"settings  {s['size']} px, batches of {s['bs']} (loaders) and {s['train_bs']} (training, prediction), "
         f"{s['rounds']} rounds in turns, at least {s['seconds']} s a measurement ({s['train_seconds']} s of training); "
         "medians and range over rounds",
+    ]
+
+
+def machine_lines(
+    machine: dict,  # from `hardware`
+) -> list[str]:
+    "Machine and versions, a line each."
+    m, v = machine, machine["versions"]
+    gpu = f", {m['gpu']} {m['gpu_memory_gb']} GB" if m["gpu"] else ""
+    commit = (m["commit"] or "no checkout")[:10] + (" with changes" if m["changed"] else "")
+    names = ("torch", "torchvision", "fastai", "timm", "pillow")
+    return [
+        f"machine   {m['cpu']}, {m['cores']} cores, {m['ram_gb']} GB{gpu}; {m['os']}; load {m['load']} before",
+        f"versions  python {v['python']}, {', '.join(f'{n} {v[n]}' for n in names)}; commit {commit}",
     ]
 
 
@@ -179,9 +193,26 @@ def write_report(
     out: Path,  # without a suffix
 ) -> list[Path]:  # OUT.json, OUT.txt, OUT.png
     "The three files of a result."
-    files = [out.with_name(out.name + suffix) for suffix in (".json", ".txt", ".png")]
+    return write_files(document, text(document), draw(document), out)
+
+
+def write_files(
+    document: dict,
+    told: str,  # the document as text
+    figure: Figure,  # and as a picture
+    out: Path,  # without a suffix
+) -> list[Path]:  # OUT.json, OUT.txt, OUT.png
+    "The three files of any result."
+    files = files_of(out)
     write_text(files[0], json.dumps(document, indent=1, allow_nan=False) + "\n")
-    write_text(files[1], text(document))
+    write_text(files[1], told)
     with replacing(files[2]) as aside:
-        draw(document).savefig(aside, dpi=110)
+        figure.savefig(aside, dpi=110)
     return files
+
+
+def files_of(
+    out: Path,  # without a suffix
+) -> list[Path]:  # OUT.json, OUT.txt, OUT.png
+    "Where the files of a result lie."
+    return [out.with_name(out.name + suffix) for suffix in (".json", ".txt", ".png")]

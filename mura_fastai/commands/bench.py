@@ -1,4 +1,4 @@
-"""The command `mura bench`."""
+"""Commands about speed and cost: `mura bench` and `mura frontier`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +49,42 @@ def bench(
     else:
         print(report.text(document))
         print("\n".join(str(f) for f in files))
+
+
+def frontier(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="On the same data and split; seeds or folds of one recipe as one folder, or A,B,C."
+        ),
+    ],
+    regions: Annotated[str | None, typer.Option(help="Show the scores of some regions too.")] = None,
+    bs: Annotated[int, typer.Option(min=2, help="Images a batch, of the speeds.")] = 64,
+    rounds: Annotated[int, typer.Option(min=0, help="Measurements of each speed, in turns; 0 for none.")] = 5,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of frontier.json, frontier.txt and frontier.png.")
+    ] = Path("frontier"),
+    as_json: shared.AsJson = False,
+):
+    """What each network costs, beside what it scores.
+
+    Multiply-adds, parameters and images a second on this machine, AUROC and average precision with their intervals; a
+    table, and a plot that marks the runs that no other beats for less.
+
+    \b
+    mura frontier runs/mura_cnn runs/resnet18 runs/resnet50 -o frontier
+    mura frontier runs/a runs/b --rounds 0 --regions XR_HAND,XR_WRIST
+    """
+    with shared.quiet_import():
+        from mura_fastai.bench import frontier as floor
+        from mura_fastai.bench.frontier_text import text
+        from mura_fastai.bench.report import files_of
+    document = floor.frontier(runs, out, shared.names(regions), bs, rounds)
+    if as_json:
+        shared.print_json(document)
+    else:
+        print(text(document))
+        print("\n".join(str(f) for f in files_of(out / "frontier")))
 
 
 def _names(words: str | None) -> tuple[str, ...] | None:

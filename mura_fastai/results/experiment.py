@@ -100,19 +100,32 @@ def compare_runs(
     metrics: tuple = ("kappa", "auroc"),  # names in `METRICS`
 ) -> tuple[pd.DataFrame, list[str]]:  # see `compare`; names of the arms
     "`mura compare`: what each run decides, study by study, held against the first."
-    arms, names = zip(*(_arm(run, data, split, source) for run in runs), strict=True)
+    arms, names = zip(*(arm_of(run, data, split, source) for run in runs), strict=True)
     names = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
     return compare(*arms, names=names, metrics=metrics), names
 
 
-def _arm(run: str | Path, data, split: str, source) -> tuple[list[pd.DataFrame], str]:
-    "Decided studies, one table a training, and a name."
+def runs_of(
+    run: str | Path,  # a run's folder, one that holds the runs of folds or seeds, or folders with commas between them
+) -> list[Path]:
+    "The folders of the single runs that are meant."
+    return (
+        sub_runs(run) if is_repeats(run) else [Path(run)] if Path(run).exists() else [*map(Path, str(run).split(","))]
+    )
+
+
+def arm_of(
+    run: str | Path,  # as of `runs_of`: one recipe
+    data: str | Path | None = None,  # other data than the runs' own
+    split: str = "valid",  # rows that are decided
+    source: str | None = None,  # of data: mura, fracatlas, folder or csv
+) -> tuple[list[pd.DataFrame], str]:  # decided studies, one table a training (a seed, all folds together); a name
+    "What is compared of a recipe. Raises `InputError` for runs of several recipes, and for folds on other rows."
     if is_repeats(run) and data is None and split == "valid":
         return repeats_of(run, decided_studies), Path(run).name
     if is_repeats(run) and read_repeats(run)[0]["folds"]:
         raise InputError(f"{run}: its folds are compared on what each reports; leave data and split away, or name runs")
-    each = sub_runs(run) if is_repeats(run) else [Path(run)] if Path(run).exists() else map(Path, str(run).split(","))
-    each = list(each)
+    each = runs_of(run)
     recipes = {tuple(read_settings(one)[k] for k in ("arch", "size")) for one in each}
     if len(recipes) > 1:
         raise InputError(
