@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export MPLBACKEND := Agg
+# Two tests at a time, each file in one process, whose modules' fixtures are then made once. A thread for each: threads
+# that wait for one another lose more than they gain where others want the cores.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: demo test quick soak lint notebooks clean
 
@@ -11,10 +14,10 @@ demo: $(READY)  ## make the environment, then the main job on a phantom
 	$(BIN)/mura demo
 
 test: $(READY) lint  ## everything: style, tests (the slow ones too), notebooks
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 quick: $(READY)  ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(TESTS) -m "not slow"
 
 soak: $(READY)  ## how often the intervals hold the truth: 4,000 simulated sets a setting
 	$(BIN)/python tests/soak.py --out benchmarks/coverage.txt
