@@ -15,7 +15,9 @@ def _caption(row):
     return [numbers, f"true {LABEL_NAMES[truth]}, predicted {LABEL_NAMES[said]}", plain_text(row["region"], 30)], colour
 
 
-def _share(view):
+def attention_of(
+    view,  # a row of a predictions table
+) -> str:  # such as "attention 71 %"; "" where views were judged one by one
     "How much a view weighed in what a network that pools views said of its study."
     return f"attention {view['attention']:.0%}".replace("%", " %") if pd.notna(view.get("attention")) else ""
 
@@ -47,7 +49,8 @@ def image_page(
         draw_picture(ax, row["path"], colour)
         ax.set_title("\n".join(caption), fontsize=10, loc="left", parse_math=False)
         view = f", view {row['view']}" if pd.notna(row.get("view")) else ""
-        view += f", {_share(row)}" if _share(row) else ""
+        share = attention_of(row)
+        view += f", {share}" if share else ""
         ax.set_xlabel(plain_text(row["study"], 34) + view, fontsize=7.5, parse_math=False, loc="left")
         if heats is not None:
             draw_heat(axs.flat[2 * i + 1], row["path"], heats[i], colour)
@@ -82,7 +85,8 @@ def study_page(
             if heats is not None:
                 draw_heat(column[1], view["path"], heats[n], colour, top)
             # Views that were pooled before they were judged have no probability of their own.
-            own = f"view {view['view']} · {_share(view)}" if _share(view) else f"p = {view['p_abnormal']:.2f}"
+            share = attention_of(view)
+            own = f"view {view['view']} · {share}" if share else f"p = {view['p_abnormal']:.2f}"
             column[-1].set_xlabel(own, fontsize=10)
         for ax in block[:, len(mine) :].flat:
             ax.axis("off")
