@@ -24,11 +24,13 @@ from mura_fastai.data.studies import (
     summarize,
     tune_split,
 )
+from mura_fastai.data.study_batches import StudyDL
 from mura_fastai.data.traits import traits
 from mura_fastai.errors import BadImage, InputError, TrainingError
 from mura_fastai.models.backbones import create_net, timm_net
 from mura_fastai.models.cnn import MuraCNN, mura_cnn
 from mura_fastai.models.cost import Cost, network_cost
+from mura_fastai.models.views import GatedAttention, StudyNet
 from mura_fastai.results.audit import audit_shortcuts, draw_shortcuts, format_shortcuts, shortcuts_to_json
 from mura_fastai.results.calibrate import (
     Decision,

@@ -119,6 +119,18 @@ def test_every_abnormal_study_shows_its_finding_and_in_some_only_one_view_does(t
     assert metal.mean() > 0.9  # metal is seen from nearly anywhere
 
 
+def test_one_view_alone_may_show_what_is_abnormal(tmp_path):
+    make_phantom(tmp_path / "p", studies=40, size=96, seed=3, workers=1, one_view=1.0)
+    truth = pd.read_csv(tmp_path / "p" / "phantom.csv")
+    sick = truth[truth.kind != "normal"]
+    assert sick.kind.nunique() == 4
+    seen = sick[sick.shown == 1].groupby("study").path.nunique()
+    assert (seen == 1).all() and set(seen.index) == set(sick.study)
+    assert (sick.groupby("study").path.nunique() > 1).sum() > 5
+    with pytest.raises(InputError, match="from 0 to 1"):
+        make_phantom(tmp_path / "q", one_view=2)
+
+
 def test_boxes_lie_in_the_file_and_only_where_the_view_shows_the_finding(tree, truth):
     root, _ = tree
     assert (truth[truth.shown == 0][["x0", "y0", "x1", "y1"]] == "").all(axis=None)

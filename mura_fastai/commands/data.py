@@ -14,6 +14,9 @@ def phantom(
     studies: Annotated[int, typer.Option(help="Studies in all, a fifth of them valid.")] = 400,
     seed: Annotated[int, typer.Option(help="Same seed and versions, same bytes.")] = 0,
     size: Annotated[int, typer.Option(help="Longest side of the pictures, in pixels.")] = 512,
+    one_view: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of studies that show it in one view alone; a fifth or so.")
+    ] = None,
 ):
     """Make synthetic radiographs in MURA's layout.
 
@@ -25,7 +28,7 @@ def phantom(
     from mura_fastai.data.phantom import make_phantom
     from mura_fastai.data.pixels import stderr_bar
 
-    images = make_phantom(root, studies, seed, size, progress=stderr_bar("drawing studies"))
+    images = make_phantom(root, studies, seed, size, progress=stderr_bar("drawing studies"), one_view=one_view)
     print(f"{root}: {images.study.nunique()} studies, {len(images)} images; next: mura train {root} --size 128")
 
 

@@ -48,6 +48,9 @@ def train(
     data: shared.Data,
     source: shared.Source = None,
     arch: shared.Arch = "mura_cnn",
+    views: Annotated[
+        str | None, typer.Option(help="Learn whole studies, their views pooled by mean, max or attention.")
+    ] = None,
     size: shared.Size = 320,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training data, the frozen ones apart.")] = 10,
     bs: shared.Batch = 64,
@@ -87,6 +90,7 @@ def train(
 
     \b
     mura train MURA-v1.1 --arch resnet50.a1_in1k --epochs 30 --out runs/resnet50
+    mura train MURA-v1.1 --views attention --bs 24 --out runs/attention
     mura train MURA-v1.1 --folds 5 --seeds 3 --out runs/folds
     """
     if store and no_store:
@@ -95,7 +99,7 @@ def train(
         data, out, source, regions, split_seed, allow_leaks, max_bad, shared.interval(ci), folds, seeds, arch=arch,
         size=size, epochs=epochs, bs=bs, lr=lr, seed=seed, pretrained=not no_pretrained, weights=weights,
         allow_missing=allow_missing, freeze_epochs=freeze_epochs, store=False if no_store else store,
-        precision=precision, compile=compile, num_workers=workers,
+        precision=precision, compile=compile, num_workers=workers, views=views,
     )  # fmt: skip
     shared.print_scores(scores, as_json, run=str(run), split="valid")
     if as_json:

@@ -21,6 +21,7 @@ from .pixels import leave_out_bad, limit_bad
 from .resident import place_pixels
 from .store import Store
 from .studies import LABEL_NAMES
+from .study_batches import BY, MAX_VIEWS, OneView, PadViews, StudyDL
 from ..errors import InputError
 from ..memory import keep_freed_memory
 
@@ -36,15 +37,21 @@ def xray_block(
     regions: list,  # the regions that the loss and the network know; another one is coded 0
     reader: ReadXray | int,  # or the side of the square in pixels
     batch_tfms: list,  # transforms of whole batches
+    by: str = "image",  # what a row of a batch is: an image, or a study with all its views
 ) -> DataBlock:
-    "The DataBlock of an images table: image, region and study in, label out, train against tune."
+    "The DataBlock of an images table: image, region and study (and views) in, label out, train against tune."
     region = CategoryBlock(vocab=list(regions), sort=False, add_na=True)
     study = TransformBlock(type_tfms=StudyCode())
     label = CategoryBlock(vocab=list(LABEL_NAMES), sort=False)
+    blocks, getters = [XrayBlock(reader), region, study, label], [None, region_of, study_of, label_of]
+    if by == "study":
+        blocks[0].dl_type, batch_tfms = StudyDL, [*batch_tfms, PadViews()]
+        blocks.insert(3, TransformBlock(type_tfms=OneView()))
+        getters.insert(3, None)
     return DataBlock(
-        blocks=(XrayBlock(reader), region, study, label),
-        n_inp=3,
-        getters=[None, region_of, study_of, label_of],
+        blocks=blocks,
+        n_inp=len(blocks) - 1,
+        getters=getters,
         splitter=lambda rows: [(rows.split == s).to_numpy().nonzero()[0].tolist() for s in ("train", "tune")],
         batch_tfms=batch_tfms,
     )
@@ -79,13 +86,23 @@ def mura_dls(
     max_bad: float | None = 0.05,  # share of unusable files left out without asking; None looks at no file before
     resident: bool | None = None,  # hold the store's pixels in the device's memory; None: on a GPU, where they fit
     wgts=None,  # a weight for each row of `images`: train's rows are drawn by it, with replacement
+    by: str = "image",  # what an item is: an image; or a study, all views of it together: `bs` then counts studies
+    max_views: int | None = MAX_VIEWS,  # of a study in a training batch, chosen anew each epoch; None takes all
     **kwargs,
 ) -> DataLoaders:  # `train` is the table's train, `valid` its tune; `where` says where their pixels lie
     """DataLoaders of an images table. Batches are (image N x 1 x size x size, region N, study N, label N).
 
+    By study they are (image N x V x 1 x size x size, region N, study N, views N x V, label N): V is the largest number
+    of views in the batch, and `views` is False where a study has fewer. Only training leaves out what is above
+    `max_views`.
+
     Raises `InputError` where train or tune is empty, a label is missing, train is smaller than one batch, the store is
     of another size or lacks an image, or `resident=True` would fill the GPU.
     """
+    if by not in BY:
+        raise InputError(f"there are no batches by {by!r}; choose one of {', '.join(BY)}")
+    if max_views is not None and max_views < 1:
+        raise InputError(f"max_views is {max_views}: a study needs a view; give one or more, or None for all")
     table = images if wgts is None else images.assign(_weight=np.asarray(wgts, float))
     table = table[table.split.isin(("train", "tune"))]
     if store is not None:
@@ -97,12 +114,13 @@ def mura_dls(
         table, bad = usable_rows(table, store, 1.0 if max_bad is None else max_bad)
         _say_bad(bad)
     table = table.reset_index(drop=True)
-    _check_table(table, bs)
+    _check_table(table, bs, by)
     weights = None if wgts is None else table.pop("_weight")[table.split == "train"].tolist()
     tfms = xray_tfms() if batch_tfms is None else batch_tfms
     device = torch.device(device) if isinstance(device, str) else device
     reader = ReadXray(size)
-    block = xray_block(sorted(table.region.unique()), reader, tfms)
+    block = xray_block(sorted(table.region.unique()), reader, tfms, by)
+    kwargs |= {"max_views": max_views} if by == "study" else {}
     with reader.unread():
         dls = block.dataloaders(
             table, bs=bs, store=store, threads=num_workers, device=device, dl_kwargs=({"wgts": weights}, {}), **kwargs
@@ -113,7 +131,7 @@ def mura_dls(
     held, dls.where = place_pixels(store, rows, dls.device, resident)
     for dl in dls.loaders:
         dl.resident = held
-    dls.size = size
+    dls.size, dls.by = size, by
     return dls
 
 
@@ -123,13 +141,14 @@ def _say_bad(bad: list):
         warnings.warn(f"{len(bad)} unusable image(s) left out, {named}", stacklevel=3)
 
 
-def _check_table(table: pd.DataFrame, bs: int):
+def _check_table(table: pd.DataFrame, bs: int, by: str):
     "Stop before training where there is nothing to train on or to choose the best epoch by."
     for split in ("train", "tune"):
         if not (table.split == split).any():
             raise InputError(f"no image of split {split!r} in the table; patient_split(images) makes them")
     if table.label.isna().any():
         raise InputError(f"{table.path[table.label.isna()].iloc[0]}: no label; train and tune rows need 0 or 1")
-    n = int((table.split == "train").sum())
+    train = table[table.split == "train"]
+    n, things = (len(train), "images") if by == "image" else (train.study.nunique(), "studies")
     if n < bs:
-        raise InputError(f"{n} training images are less than one batch of {bs}; lower the batch size (bs, --bs)")
+        raise InputError(f"{n} training {things} are less than one batch of {bs}; lower the batch size (bs, --bs)")

@@ -36,6 +36,7 @@ def make_phantom(
     size: int = 512,  # longest side of the pictures, pixels; `SMALLEST` at the least
     workers: int | None = None,  # processes; a core each where not given, and none for small phantoms
     progress=None,  # called with (studies done, studies in all) as they are made
+    one_view: float | None = None,  # share of studies of which one view alone shows what is abnormal; a fifth or so
 ):
     "Write a phantom and return its images table (`mura_images(root)`). InputError on a folder that holds something."
     root = Path(root).resolve()
@@ -46,12 +47,14 @@ def make_phantom(
         )
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise InputError(f"{root} is not an empty folder: name a new one, or remove it first")
+    if one_view is not None and not 0 <= one_view <= 1:
+        raise InputError(f"one_view is {one_view}: give a share of the studies, from 0 to 1")
     plan = plan_studies(studies, seed)
     root.parent.mkdir(parents=True, exist_ok=True)
     # made beside its place and moved there when done, so that an interrupted phantom is never taken for a whole one
     making = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
-        draw = partial(write_study, making, root.name, seed, size)
+        draw = partial(write_study, making, root.name, seed, size, one_view=one_view)
         rows = []
         for done, new in enumerate(_map(draw, plan, size, workers), 1):
             rows += new
@@ -130,12 +133,14 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def write_study(root: Path, name: str, seed: int, size: int, study: Study) -> list[tuple]:
+def write_study(
+    root: Path, name: str, seed: int, size: int, study: Study, one_view: float | None = None
+) -> list[tuple]:
     "Draw and save the views of one study; its rows of `phantom.csv`, which call the root `name`."
     folder = root / study.folder
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for i, (picture, findings) in enumerate(draw_study(seed, study, size), 1):
+    for i, (picture, findings) in enumerate(draw_study(seed, study, size, one_view=one_view), 1):
         picture.save(folder / f"image{i}.png", compress_level=1)
         path = f"{name}/{study.folder}/image{i}.png"
         rows += [(path, study.key, f.kind, f.form, int(box is not None), *(box or ("",) * 4)) for f, box in findings]

@@ -61,10 +61,13 @@ def places(skeleton: Skeleton, inside) -> tuple[list, list]:
     return spots, joints
 
 
-def choose(rng, skeleton: Skeleton, spots, joints, n_views: int) -> list[Finding]:
-    "Findings of one study; normal studies draw none of theirs, so that framing says nothing about the label."
+def choose(rng, skeleton: Skeleton, spots, joints, n_views: int, one_view: float | None = None) -> list[Finding]:
+    """Findings of one study; normal studies draw none of theirs, so that framing says nothing about the label.
+
+    In a fifth of the studies one view alone shows the lesions; in a share `one_view` of them all, hardware too."""
     weights = np.array([skeleton.bones[i].half(u) for i, u in spots])  # the larger, the likelier
-    found, lone = [], int(rng.integers(n_views)) if rng.random() < 0.2 else None  # the one view that shows a lesion
+    share_alone = 0.2 if one_view is None else one_view
+    found, lone = [], int(rng.integers(n_views)) if rng.random() < share_alone else None  # the view that shows a lesion
     for kind in kinds_of(rng):
         form = pick(rng, FORMS[kind])
         bone, u = spots[rng.choice(len(spots), p=weights / weights.sum())]
@@ -76,7 +79,7 @@ def choose(rng, skeleton: Skeleton, spots, joints, n_views: int) -> list[Finding
         share = {"hardware": 0.97, "degenerative": 0.88}.get(kind, 0.78)
         shown = rng.random(n_views) < share
         shown[rng.integers(n_views)] = True
-        if lone is not None and kind != "hardware":
+        if lone is not None and (kind != "hardware" or one_view is not None):
             shown = np.arange(n_views) == lone
         found.append(
             Finding(

@@ -57,7 +57,7 @@ class Study:
         return f"{self.split}/{self.key}_{'positive' if self.label else 'negative'}"
 
 
-def draw_study(seed: int, study: Study, size: int, abnormal: bool | None = None) -> list:
+def draw_study(seed: int, study: Study, size: int, abnormal: bool | None = None, one_view: float | None = None) -> list:
     """The views of one study as (picture, [(finding, box or None)]); box is (x0, y0, x1, y1) in pixels.
 
     `abnormal` overrides the label: the same bones, beam and grain with and without the findings.
@@ -79,7 +79,7 @@ def draw_study(seed: int, study: Study, size: int, abnormal: bool | None = None)
         return (abs(across) < 0.32 * region.aspect[0]) & (abs(along) < 0.30)
 
     spots, joints = places(whole, inside)
-    findings, things = choose(rng, whole, spots, joints, n_views), harmless_of(rng, whole, spots)
+    findings, things = choose(rng, whole, spots, joints, n_views, one_view), harmless_of(rng, whole, spots)
     colour = rng.random() < 0.3
     drawn = findings if (study.label if abnormal is None else abnormal) else []
     out = []

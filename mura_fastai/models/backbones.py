@@ -39,6 +39,27 @@ class TimmNet(nn.Module):
     ) -> torch.Tensor:  # N x num_classes logits
         return self.body(x)
 
+    @property
+    def classifier(self) -> nn.Linear:
+        "The last layer, from `n_features` to the logits. `InputError` for a network that has several, or another kind."
+        last = self.body.get_classifier()
+        if not isinstance(last, nn.Linear):
+            raise InputError(f"{_name(self.body)}: does not end in one linear layer; choose a network that does")
+        return last
+
+    @property
+    def n_features(self) -> int:
+        return self.classifier.in_features
+
+    def features(
+        self,
+        x: torch.Tensor,  # N x C x H x W
+        region: torch.Tensor | None = None,  # N, unused
+    ) -> torch.Tensor:  # N x n_features
+        "What the last layer is fed."
+        pooled = self.body.forward_head(self.body.forward_features(x), pre_logits=True)
+        return pooled.mean((2, 3)) if pooled.ndim == 4 else pooled  # VGG's is still a map
+
     def param_groups(self) -> list[list[nn.Parameter]]:
         "Three groups for discriminative learning rates: the first half of the layers, the second, the classifier."
         named = dict(self.body.named_parameters())

@@ -63,12 +63,29 @@ class MuraCNN(nn.Module):
             nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, num_classes),
         )  # fmt: skip
 
-    def forward(
+    @property
+    def classifier(self) -> nn.Linear:
+        "The last layer, from `n_features` to the logits."
+        return self.head[-1]
+
+    @property
+    def n_features(self) -> int:
+        return self.classifier.in_features
+
+    def features(
         self,
         x: torch.Tensor,  # N x in_chans x H x W, 32 pixels or more a side
         region: torch.Tensor | None = None,  # N, unused: every network here is called with image and region
+    ) -> torch.Tensor:  # N x n_features
+        "What the last layer is fed."
+        return self.head[:-1](self.stages(self.stem(x)))
+
+    def forward(
+        self,
+        x: torch.Tensor,  # N x in_chans x H x W, 32 pixels or more a side
+        region: torch.Tensor | None = None,  # N
     ) -> torch.Tensor:  # N x num_classes logits
-        return self.head(self.stages(self.stem(x)))
+        return self.classifier(self.features(x, region))
 
     def param_groups(self) -> list[list[nn.Parameter]]:
         "One group: nothing is pretrained, so everything learns at the same rate."

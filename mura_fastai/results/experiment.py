@@ -126,11 +126,9 @@ def arm_of(
     if is_repeats(run) and read_repeats(run)[0]["folds"]:
         raise InputError(f"{run}: its folds are compared on what each reports; leave data and split away, or name runs")
     each = runs_of(run)
-    recipes = {tuple(read_settings(one)[k] for k in ("arch", "size")) for one in each}
+    recipes = {_recipe(read_settings(one)) for one in each}
     if len(recipes) > 1:
-        raise InputError(
-            f"{run}: not one recipe ({' and '.join(f'{a} at {s} px' for a, s in recipes)}); give them apart"
-        )
+        raise InputError(f"{run}: not one recipe ({' and '.join(sorted(recipes))}); give them apart")
     tables = []
     for one in each:
         preds = predictions_of(one, data, split, source)
@@ -138,6 +136,12 @@ def arm_of(
         tables.append(decision_of(one).apply(preds))
     common = os.path.commonprefix([one.name for one in each]).rstrip("-_. ")
     return tables, (common if len(each) > 1 and common else each[0].name)
+
+
+def _recipe(settings: dict) -> str:
+    "What a run trained, in words."
+    views = f", views pooled by {settings['views']}" if settings.get("views") else ""
+    return f"{settings['arch']} at {settings['size']} px{views}"
 
 
 def interpret_run(
@@ -214,6 +218,10 @@ def predict(
     tables = [predict_images(load_run(run), images) for run in runs]
     preds = tables[0].assign(p_abnormal=sum(t.p_abnormal for t in tables) / len(tables))
     preds["loss"] = cross_entropy(preds.label, preds.p_abnormal)
+    if all("attention" in t for t in tables):
+        preds["attention"] = sum(t.attention for t in tables) / len(tables)
+    else:  # what one run looked at says nothing of the others
+        preds = preds.drop(columns="attention", errors="ignore")
     if preds.empty:
         raise InputError(f"none of {len(images)} images can be read, such as {name_skipped(preds.attrs['skipped'][0])}")
     studies = decide_together(tables, [decision_of(run) for run in runs]).set_index("study")

@@ -286,7 +286,8 @@ def heat_maps(
 ) -> list[np.ndarray | None]:  # a map h x w for each row, in the table's order; None where the file cannot be read
     """The heat map of every image of a table, over the padded square that the network sees; see `HeatMapper`.
 
-    Pixels come the way that `predict_images` takes, batch after batch; only the coarse maps are kept."""
+    Pixels come the way that `predict_images` takes, batch after batch; only the coarse maps are kept. A network that
+    pools views is asked for each view as if it were all there is of its study."""
     maps, images = [None] * len(images), images.reset_index(drop=True)
     if store is not None:
         if store.size != learn.dls.size:
@@ -301,8 +302,16 @@ def heat_maps(
         images.reset_index(drop=True), bs=bs or learn.dls.bs, store=store, resident=None, skip_bad=True,
         threads=num_workers,
     )  # fmt: skip
-    inputs = ([t.as_subclass(torch.Tensor) for t in batch[:2]] for batch in dl)
-    found = [heat for x, region in inputs for heat in mapper(x, region)[1].numpy()]
+    found = [heat for batch in dl for heat in mapper(*_pictures(batch))[1].numpy()]
     for row, heat in zip(rows[dl.order], found, strict=True):
         maps[row] = heat
     return maps
+
+
+def _pictures(batch) -> tuple[torch.Tensor, torch.Tensor]:
+    "Single pictures and their regions; those of a batch of studies one after another, without padding."
+    x, region, *rest = (t.as_subclass(torch.Tensor) for t in batch)
+    if x.ndim == 4:
+        return x, region
+    mask = rest[1]
+    return x[mask], region.repeat_interleave(mask.sum(1))

@@ -15,6 +15,13 @@ def _caption(row):
     return [numbers, f"true {LABEL_NAMES[truth]}, predicted {LABEL_NAMES[said]}", plain_text(row["region"], 30)], colour
 
 
+def attention_of(
+    view,  # a row of a predictions table
+) -> str:  # such as "attention 71 %"; "" where views were judged one by one
+    "How much a view weighed in what a network that pools views said of its study."
+    return f"attention {view['attention']:.0%}".replace("%", " %") if pd.notna(view.get("attention")) else ""
+
+
 def _hottest(heats):
     return max((float(h.max()) for h in heats if h is not None), default=0.0)
 
@@ -42,6 +49,8 @@ def image_page(
         draw_picture(ax, row["path"], colour)
         ax.set_title("\n".join(caption), fontsize=10, loc="left", parse_math=False)
         view = f", view {row['view']}" if pd.notna(row.get("view")) else ""
+        share = attention_of(row)
+        view += f", {share}" if share else ""
         ax.set_xlabel(plain_text(row["study"], 34) + view, fontsize=7.5, parse_math=False, loc="left")
         if heats is not None:
             draw_heat(axs.flat[2 * i + 1], row["path"], heats[i], colour)
@@ -54,11 +63,11 @@ def image_page(
 
 def study_page(
     rows: pd.DataFrame,  # studies: study, region, label, predicted, p_abnormal, loss
-    views: pd.DataFrame,  # their images: study, path, p_abnormal
+    views: pd.DataFrame,  # their images: study, path, p_abnormal; view and attention where views were pooled
     heats: list | None = None,  # heat maps of the views, in their order; they stand below them, on one scale a study
     most: int = 5,  # views that are shown; how many there are besides is said
 ):  # a matplotlib Figure
-    "Of each study all views side by side, each with its own probability, and a caption above."
+    "Of each study all views side by side, each with its own probability (or attention), and a caption above."
     heats = None if heats is None else dict(zip(views.index, heats, strict=True))
     views = dict(list(views.groupby("study")))
     columns = min(most, max(len(v) for v in views.values()))
@@ -75,7 +84,10 @@ def study_page(
             draw_picture(column[0], view["path"], colour)
             if heats is not None:
                 draw_heat(column[1], view["path"], heats[n], colour, top)
-            column[-1].set_xlabel(f"p = {view['p_abnormal']:.2f}", fontsize=10)
+            # Views that were pooled before they were judged have no probability of their own.
+            share = attention_of(view)
+            own = f"view {view['view']} · {share}" if share else f"p = {view['p_abnormal']:.2f}"
+            column[-1].set_xlabel(own, fontsize=10)
         for ax in block[:, len(mine) :].flat:
             ax.axis("off")
     if heats is not None:

@@ -1,5 +1,6 @@
 """A Learner or a finished run, and images: out comes the predictions table, which every score and picture reads."""
 
+import numpy as np
 import pandas as pd
 import torch
 from fastai.learner import Learner
@@ -8,13 +9,14 @@ from mura_fastai.data.gather import flag_unreadable, mura_study
 from mura_fastai.data.pixels import limit_bad
 from mura_fastai.data.store import Store
 from mura_fastai.errors import InputError
+from mura_fastai.models.views import StudyNet
 from mura_fastai.results.measures import cross_entropy
 
 
 def predict_images(
     learn: Learner,  # from `mura_learner` or `load_run`
     images: pd.DataFrame,  # an images table; labels may be missing
-    bs: int | None = None,  # images a batch; the Learner's where not given
+    bs: int | None = None,  # images (or studies) a batch; the Learner's where not given
     num_workers: int | None = None,  # decoding threads; the number of cores unless set
     max_bad: float = 1.0,  # share of unreadable files that is left out without an error
     store: Store | None = None,  # decoded images of the Learner's size; without one files are decoded
@@ -26,9 +28,12 @@ def predict_images(
     answer as if half of all were abnormal, are taken back (`learn.get_preds` leaves them in). Unreadable files get no
     row and no probability: they are named in `attrs["skipped"]`, and a study of which none is left once more. How many
     views of its study could not be used stands in each row's `n_unreadable`.
+
+    A network that pools views (`StudyNet`) answers for the study: each of its rows carries that one probability, so
+    that their mean is it again, and `attention`, the view's weight in it; those of a study sum to 1.
     """
     skipped, total, images = images.attrs.get("skipped", []), len(images), images.reset_index(drop=True)
-    whole, bad, probs = images, [], torch.empty(0, dtype=torch.float64)
+    whole, bad, probs, attention = images, [], torch.empty(0, dtype=torch.float64), None
     if store is not None:
         if store.size != learn.dls.size:
             raise InputError(
@@ -40,11 +45,13 @@ def predict_images(
     if len(images):
         bs = bs or learn.dls.bs
         dl = learn.dls.test_dl(images, bs=bs, store=store, resident=None, skip_bad=True, threads=num_workers)
-        probs = _probabilities(learn, dl)
+        probs, attention = _probabilities(learn, dl)
         bad += dl.bad
     limit_bad(bad, total, max_bad)
     if len(images):
-        images = images.iloc[dl.order].reset_index(drop=True)
+        order = np.array(dl.order, np.int64)
+        back = order.argsort()  # studies come with their views side by side, wherever they stand in the table
+        images, probs = images.iloc[order[back]].reset_index(drop=True), probs[back]
     if len(images) and hasattr(learn.loss_func, "unweigh"):
         codes = learn.dls.vocab[0].o2i
         probs = learn.loss_func.unweigh(probs, torch.tensor([codes[r] for r in images.region]))
@@ -56,16 +63,36 @@ def predict_images(
         images = images.assign(n_unreadable=0)
     images, gone = flag_unreadable(images, lost)
     preds = images.assign(p_abnormal=probs.numpy())
+    if attention is not None:
+        preds["attention"] = attention[back].numpy()
     preds["loss"] = cross_entropy(preds.label, preds.p_abnormal)
     preds.attrs["skipped"] = [*skipped, *bad, *gone]
     return preds
 
 
-def _probabilities(learn: Learner, dl) -> torch.Tensor:
-    "The network's answers, batch by batch; they are read off the device once, at the end."
+def _probabilities(learn: Learner, dl) -> tuple[torch.Tensor, torch.Tensor | None]:
+    "The network's answers, batch by batch, and the views' weights where it pools them; read off the device at the end."
     net = learn.model.to(dl.device).eval()
+    if isinstance(net, StudyNet):
+        return _of_views(learn, net, dl)
     with torch.inference_mode():
         # Plain tensors: fastai's pass through Python at every operation.
         inputs = ([x.as_subclass(torch.Tensor) for x in batch[:2]] for batch in dl)
         answers = [learn.loss_func.activation(net(*x)) for x in inputs]
-    return torch.cat(answers).cpu().double() if answers else torch.empty(0, dtype=torch.float64)
+    return (torch.cat(answers).cpu().double() if answers else torch.empty(0, dtype=torch.float64)), None
+
+
+def _of_views(learn: Learner, net: StudyNet, dl) -> tuple[torch.Tensor, torch.Tensor]:
+    "Each view's study's probability, and the view's weight; in the order of the loader's rows."
+    answers = []
+    net.keep_attention = True
+    try:
+        with torch.inference_mode():
+            for batch in dl:
+                x, region, mask = (batch[i].as_subclass(torch.Tensor) for i in (0, 1, 3))
+                p = learn.loss_func.activation(net(x, region, mask))
+                answers.append([t.cpu() for t in (p[:, None].expand_as(mask), net.attention, mask)])
+    finally:
+        net.keep_attention, net.attention = False, None
+    p, weights = (torch.cat([torch.empty(0), *(a[i][a[2]].float() for a in answers)]).double() for i in (0, 1))
+    return p, weights

@@ -97,7 +97,8 @@ def calibrate_run(
     least: int = 20,  # studies of each label that a choice needs
 ) -> Decision:
     "`mura calibrate`: choose anew, on the run's tune rows, how it decides; every later command decides so."
-    read_settings(run)
+    if read_settings(run).get("views") and pool == "noisy-or":
+        raise InputError(f"{run}: its network pools the views by itself, and noisy-or would count them anew; leave it")
     if threshold is None:
         decision = choose_decision(predictions_of(run, split="tune"), by, per_region, temperature, pool, least)
     elif by != "kappa" or per_region:

@@ -19,6 +19,7 @@ from mura_fastai.data.studies import LABEL_NAMES
 from mura_fastai.errors import InputError
 from mura_fastai.files import replacing
 from mura_fastai.results.measures import auroc
+from mura_fastai.results.pages import attention_of
 from mura_fastai.results.pictures import VERDICTS
 from mura_fastai.results.pooling import to_studies
 from mura_fastai.results.repeats import decided_studies, out_of_fold, repeats_of
@@ -163,6 +164,10 @@ def _mean_of_seeds(run: str | Path) -> pd.DataFrame:
     return first.loc[p.index].assign(p_abnormal=p).reset_index()
 
 
+def _under(view) -> str:
+    return attention_of(view) or f"p = {short(view['p_abnormal'], 2)}"
+
+
 def draw_suspects(
     suspects: pd.DataFrame,  # rows from `find_suspects`, a page of them
     preds: pd.DataFrame,  # the predictions they were found in, with the paths of the views
@@ -178,13 +183,14 @@ def draw_suspects(
         mine = views[row.study]
         lines = [f"{row.rank}   labelled {row.label}", f"looks {row.suggested}, p = {short(row.p_abnormal, 2)}"]
         lines += [row.region, row.study.removeprefix(f"{row.region}/")]
-        under = [f"p = {short(p, 2)}" if len(mine) > 1 else "" for p in mine["p_abnormal"]]
+        under = [_under(view) if len(mine) > 1 else "" for _, view in mine.iterrows()]
         entries.append(Entry(mine["path"].tolist(), lines, _colour(row.label), under))
     first, last, of = suspects["rank"].iloc[0], suspects["rank"].iloc[-1], suspects.attrs.get("suspects", {})
     title = f"Is the label wrong, or the network? Suspects {first} to {last}" + (
         f" of {sum(of.values())}" if of else ""
     )
-    notes = [("p: the network's probability of abnormal; under a view, of that view alone", "#333333")]
+    told = "its share of what was looked at" if "attention" in preds else "of that view alone"
+    notes = [(f"p: the network's probability of abnormal; under a view, {told}", "#333333")]
     for label, other in (LABEL_NAMES, LABEL_NAMES[::-1]):
         notes.append((f"labelled {label}, looks {other}", _colour(label)))
     return contact_sheet(entries, title, notes)

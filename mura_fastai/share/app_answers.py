@@ -19,6 +19,7 @@ from mura_fastai.data.augment import TensorXray
 from mura_fastai.data.gather import mura_study
 from mura_fastai.data.pixels import decode_grey, pad_square
 from mura_fastai.errors import BadImage, InputError
+from mura_fastai.models.views import StudyNet
 from mura_fastai.results.heatmaps import HeatMapper, heat_on, overlay
 from mura_fastai.results.scoring import decision_of
 from mura_fastai.share.app_record import read_record
@@ -147,10 +148,15 @@ class LoadedRun:
             squares.append(got[3])
         if not views:
             raise Unreadable(faults)
-        p, maps = self._network(np.stack(squares), region)
+        alone, maps, whole = self._network(np.stack(squares), region)
+        p = alone
+        if whole is not None:
+            p = np.full(len(views), float(whole[0]))
+            for (_, _, _, notes), share in zip(views, whole[1], strict=True):
+                notes.append(f"attention {share:.0%} of what the network looked at in this study".replace("%", " %"))
         rows = dict(study="study", region=region, patient="", label=pd.NA, p_abnormal=p)
         study = self.decision.apply(pd.DataFrame(rows)).iloc[0]
-        alone = self.decision.calibrated(p, [region] * len(p))
+        alone = self.decision.calibrated(alone, [region] * len(alone))
         top = max((float(m.max()) for m in maps if m is not None), default=0.0)
         shown = [_view(*view, *rest, top) for view, *rest in zip(views, alone, maps, strict=True)]
         return Answer(
@@ -174,22 +180,42 @@ class LoadedRun:
             notes.append(f"smaller than the {size} px that the network is fed: enlarged")
         return grey.shape, _shrunk(grey), notes, pad_square(grey, size)
 
-    def _network(self, squares: np.ndarray, region: str) -> tuple[np.ndarray, list]:
-        "n x size x size bytes to n probabilities and n heat maps (None without), in one pass."
+    def _network(self, squares: np.ndarray, region: str) -> tuple[np.ndarray, list, tuple | None]:
+        """n x size x size bytes to n probabilities and n heat maps (None without), in one pass.
+
+        Of a network that pools views that is each view alone; then the study's probability and n weights come too."""
         code = torch.full((len(squares),), int(self.codes.get(region, 0)))
-        batch = (torch.from_numpy(squares)[:, None].as_subclass(TensorXray), *[code.as_subclass(TensorCategory)] * 2)
-        loss = self.learn.loss_func
+        mask = torch.ones((1, len(squares)), dtype=torch.bool)
+        codes = (t.as_subclass(TensorCategory) for t in (code, code, mask))
+        batch = (torch.from_numpy(squares)[:, None].as_subclass(TensorXray), *codes)
+        loss, net, whole = self.learn.loss_func, self.learn.model, None
         with self.lock:
-            x, codes = (t.as_subclass(torch.Tensor) for t in self.dl.after_batch(to_device(batch, self.dl.device))[:2])
+            batch = self.dl.after_batch(to_device(batch, self.dl.device))
+            x, codes, _, mask = (t.as_subclass(torch.Tensor) for t in batch)
+            if isinstance(net, StudyNet):
+                whole = self._whole(x, codes[:1], mask)
+                x = x[0]
             if self.mapper is not None:
                 logits, maps = self.mapper(x, codes)
             else:
                 with torch.inference_mode():
-                    logits, maps = self.learn.model.to(x.device).eval()(x, codes), None
+                    logits, maps = net.to(x.device).eval()(x, codes), None
         p = loss.activation(logits).cpu().double()
         if hasattr(loss, "unweigh"):
             p = loss.unweigh(p, code)
-        return p.numpy(), [None] * len(p) if maps is None else list(maps.numpy())
+            whole = whole and (loss.unweigh(whole[0], code[:1]), whole[1])
+        return p.numpy(), [None] * len(p) if maps is None else list(maps.numpy()), whole
+
+    def _whole(self, x: torch.Tensor, code: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, list[float]]:
+        "The answer for a study, weighted as in training, and the weights of its views."
+        net = self.learn.model.to(x.device).eval()
+        net.keep_attention = True
+        try:
+            with torch.inference_mode():
+                p = self.learn.loss_func.activation(net(x, code, mask)).cpu().double()
+            return p, net.attention[0].tolist()
+        finally:
+            net.keep_attention, net.attention = False, None
 
 
 def _shrunk(grey: np.ndarray) -> np.ndarray:

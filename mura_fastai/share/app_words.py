@@ -156,11 +156,12 @@ def grounds(
 ) -> list[tuple[str, str]]:  # term and what it is
     "What all answers of a run rest on."
     on, every, trained = decision.chosen_on, record.rates("overall"), int(record.bases.loc["all", "images"])
+    inside = ", inside the network, which was trained on whole studies" if settings.get("views") else ""
     rows = [
         ("Network", f"{settings['arch']}, pictures of {settings['size']} px, trained on {trained} images"),
         ("Threshold", _chosen(decision, on)),
         ("Temperature", _temperature(decision)),
-        ("Views", f"{decision.pool} over the views of a study"),
+        ("Views", f"{settings.get('views') or decision.pool} over the views of a study" + inside),
     ]
     for region, own in decision.regions.items():
         rows.append((region_name(region), f"threshold {own['threshold']:.3f}, temperature {own['temperature']:.2f}"))

@@ -14,6 +14,7 @@ from mura_fastai.data.studies import LABEL_NAMES
 from mura_fastai.errors import BadImage, InputError
 from mura_fastai.results.heatmaps import heat_maps
 from mura_fastai.results.overlays import heat_ramp, overlay
+from mura_fastai.results.pages import attention_of
 from mura_fastai.results.pictures import VERDICTS
 from mura_fastai.text import short
 from mura_fastai.training.runs import load_run
@@ -146,7 +147,8 @@ def card(
             warm = Img(src=picture.heat, alt=f"The same with heat map: {what}", decoding="async", cls="heat")
             inside = Div(grey, warm if picture.heat else None, cls="pair")
         number = f"view {view['view']}, " if pd.notna(view.get("view")) and row["n_views"] > 1 else ""
-        shown.append(Figure(inside, Figcaption(f"{number}p = {short(view['p_abnormal'], 2)}")))
+        own = attention_of(view) or f"p = {short(view['p_abnormal'], 2)}"
+        shown.append(Figure(inside, Figcaption(number + own)))
     return Article(head, told, Div(*shown, cls="views"), cls=f"card {CLASSES[word]}")
 
 

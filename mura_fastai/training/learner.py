@@ -24,6 +24,7 @@ from torch import nn
 from ..data.augment import GREY_STATS, ScaleGrey
 from ..errors import InputError, TrainingError
 from ..models.backbones import create_net
+from ..models.views import StudyNet
 from .optimizer import fused_adam
 from .precision import precision_cbs, resolve_precision
 from .recording import Arriving, DeviceRecorder
@@ -88,7 +89,7 @@ class RegionWeightedBCE(nn.Module):
 
 # %% ../../nbs/30_training.learner.ipynb #ae7e9633
 class RouteBatch(Callback):
-    "Image and region to the network, region to the loss, study to the metrics (`learn.study`)."
+    "Image and region (and which are views) to the network, region to the loss, study to the metrics (`learn.study`)."
 
     order = 8  # after whatever gathers inputs, so that `predict` finds all of them again
 
@@ -96,7 +97,8 @@ class RouteBatch(Callback):
         # Plain tensors: fastai's pass through Python at every operation.
         self.batch = tuple(x.as_subclass(torch.Tensor) for x in self.xb)
         self.learn.study = self.batch[2] if len(self.batch) > 2 else None
-        self.learn.xb, self.learn.yb = self.batch[:2], tuple(y.as_subclass(torch.Tensor) for y in self.yb)
+        self.learn.xb = self.batch[:2] + self.batch[3:]
+        self.learn.yb = tuple(y.as_subclass(torch.Tensor) for y in self.yb)
 
     def after_pred(self):
         self.learn.xb = self.batch
@@ -204,6 +206,21 @@ def _splitter(net: nn.Module) -> list:
     return net.param_groups() if hasattr(net, "param_groups") else [list(net.parameters())]
 
 
+def _pooled(net: nn.Module, views: str | None, by: str, compile: bool) -> nn.Module:
+    "The network for what an item of the loaders is."
+    if by == "image":
+        if views is not None or isinstance(net, StudyNet):
+            raise InputError("views are pooled where an item is a study: mura_dls(..., by='study')")
+        return net
+    if compile:
+        raise InputError("a network that pools views is not compiled: each batch has another number; leave compile out")
+    if isinstance(net, StudyNet) and views is None:
+        return net
+    if views is None:
+        raise InputError("the loaders are by study: say how views are pooled (views='attention', or mean, or max)")
+    return StudyNet(net, views)
+
+
 @delegates(Learner.__init__)
 def mura_learner(
     dls: DataLoaders,  # from `mura_dls`
@@ -213,6 +230,7 @@ def mura_learner(
     allow_missing: bool = False,  # layers that `weights` lacks start fresh
     precision: str = "auto",  # of training: fp32, bf16, fp16, or the fastest of the device; predictions are in fp32
     compile: bool = False,  # have PyTorch compile the network: pays after minutes on a GPU, and not on a CPU
+    views: str | None = None,  # of loaders by study: how the network pools them: mean, max or attention (`StudyNet`)
     **kwargs,
 ) -> Learner:
     """A Learner with the region-weighted loss, study-level kappa and AUROC, and discriminative parameter groups.
@@ -232,13 +250,15 @@ def mura_learner(
         frozen = cfg is not None and bool(pretrained or weights)
     elif weights is not None:
         raise InputError("weights= goes with a network's name; load a module's weights before handing it over")
+    net = _pooled(net, views, getattr(dls, "by", "image"), compile)
     # Half as fast again on a CPU, and what tensor cores want on a GPU.
     net = net.to(memory_format=torch.channels_last)
     if compile:
         net.compile()
+    rows = dls.train.items.drop_duplicates("study") if isinstance(net, StudyNet) else dls.train.items
     kwargs = dict(
         opt_func=fused_adam,
-        loss_func=RegionWeightedBCE.from_images(dls.train.items, regions),
+        loss_func=RegionWeightedBCE.from_images(rows, regions),
         metrics=[study_kappa(), study_auroc()],
         splitter=_splitter,
     ) | kwargs  # fmt: skip

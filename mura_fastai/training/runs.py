@@ -20,6 +20,7 @@ from mura_fastai.data.studies import finish_images
 from mura_fastai.errors import InputError
 from mura_fastai.files import read_yaml, replacing, write_text
 from mura_fastai.models.backbones import OWN, fill
+from mura_fastai.models.views import POOLINGS
 from mura_fastai.provenance import checkout, versions
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.progress import EpochLines, History
@@ -70,7 +71,7 @@ def train_run(
     arch: str = "mura_cnn",  # "mura_cnn" or any timm name
     size: int = 320,  # side of the padded square in pixels
     epochs: int = 10,  # passes over train, the frozen ones apart
-    bs: int = 64,  # images a batch
+    bs: int = 64,  # images a batch; studies where views are pooled
     lr: float | None = None,  # highest learning rate; by the kind of network where not given
     seed: int = 0,  # of weights, order and augmentation; the split has its own
     pretrained: bool = True,  # ImageNet weights for a timm network
@@ -83,6 +84,7 @@ def train_run(
     num_workers: int | None = None,  # decoding threads
     max_bad: float = 0.05,  # share of unusable files that is left out without asking
     data: dict | None = None,  # where the images come from, for the record
+    views: str | None = None,  # learn whole studies, their views pooled by mean, max or attention; None: single images
 ) -> Path:  # the run's folder
     """Train a network, choose its best epoch on tune, and leave a run folder.
 
@@ -92,6 +94,10 @@ def train_run(
     out = Path(out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{arch.replace('/', '_')}")
     if (out / "settings.yaml").exists():
         raise InputError(f"{out}: holds a run already; choose another folder (--out) or remove it")
+    if views is not None and views not in POOLINGS:  # not after an hour of decoding
+        raise InputError(f"views are not pooled by {views!r}; choose one of {', '.join(POOLINGS)}")
+    if views and compile:
+        raise InputError("a network that pools views is not compiled: leave --compile (compile=True) out")
     if epochs < 1:
         raise InputError(f"{epochs} epochs: nothing would be trained; ask for at least one (--epochs)")
     own, starts_trained = arch in OWN, arch not in OWN and bool(pretrained or weights)
@@ -104,14 +110,15 @@ def train_run(
     images, bad = usable_rows(images, decoded, max_bad, stderr_bar("checking images"))
     skipped = [*skipped, *bad]
     set_seed(seed, reproducible=True)
-    dls = mura_dls(images, size=size, bs=bs, store=decoded, num_workers=num_workers, max_bad=None)
+    by = "study" if views else "image"
+    dls = mura_dls(images, size=size, bs=bs, store=decoded, num_workers=num_workers, max_bad=None, by=by)
     learn = mura_learner(
         dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing, precision=precision,
-        compile=compile,
+        compile=compile, views=views,
     )  # fmt: skip
     settings = dict(
         format=FORMAT, arch=arch, size=size, epochs=epochs, freeze_epochs=freeze_epochs if starts_trained else 0, bs=bs,
-        lr=lr, seed=seed, pretrained=starts_trained, weights=str(weights) if weights else None,
+        views=views, lr=lr, seed=seed, pretrained=starts_trained, weights=str(weights) if weights else None,
         allow_missing=allow_missing, precision=learn.precision, compile=compile,
         store=str(decoded.path) if store not in (None, True, False) else store is not False, num_workers=num_workers,
         max_bad=max_bad,
@@ -146,8 +153,10 @@ def load_run(
     if not best.exists():
         raise InputError(f"{run}: no weights yet; train it to the end of an epoch first")
     images = read_table(run / "images.csv")
-    dls = mura_dls(images, settings["size"], settings["bs"], num_workers=num_workers, max_bad=None)
-    learn = mura_learner(dls, settings["arch"], pretrained=False)
+    views = settings.get("views")  # runs of former versions have none
+    by = "study" if views else "image"
+    dls = mura_dls(images, settings["size"], settings["bs"], num_workers=num_workers, max_bad=None, by=by)
+    learn = mura_learner(dls, settings["arch"], pretrained=False, views=views)
     fill(learn.model, best)
     learn.model.eval()
     return learn
