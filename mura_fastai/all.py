@@ -25,7 +25,7 @@ from mura_fastai.data.studies import (
 )
 from mura_fastai.data.traits import traits
 from mura_fastai.errors import BadImage, InputError, TrainingError
-from mura_fastai.models.backbones import create_net, timm_net
+from mura_fastai.models.backbones import GeM, create_net, stages, timm_net
 from mura_fastai.models.cnn import MuraCNN, mura_cnn
 from mura_fastai.results.audit import audit_shortcuts, draw_shortcuts, format_shortcuts, shortcuts_to_json
 from mura_fastai.results.calibrate import (
@@ -91,5 +91,6 @@ from mura_fastai.share.report import write_report
 from mura_fastai.training.learner import RegionWeightedBCE, mura_learner, study_auroc, study_kappa
 from mura_fastai.training.repeats import fold_tables, is_repeats, read_repeats, sub_runs, train_repeats
 from mura_fastai.training.runs import load_run, read_settings, train_run
+from mura_fastai.training.schedules import layer_rates
 
 __all__ = [name for name in dir() if not name.startswith("_") and name != "fastai"]

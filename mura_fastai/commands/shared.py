@@ -27,6 +27,18 @@ Seed = Annotated[int, typer.Option(help="Of weights, order and augmentation; the
 NoPretrained = Annotated[bool, typer.Option("--no-pretrained", help="Start a timm network from random weights.")]
 Weights = Annotated[Path | None, typer.Option(help="A local file of pretrained weights, instead of timm's hub.")]
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Layers that --weights lacks start fresh.")]
+Until = Annotated[
+    str | None,
+    typer.Option(help="Keep a timm network up to this stage, such as layer3 of resnet18.", show_default=False),
+]
+Pool = Annotated[
+    str | None,
+    typer.Option(help="Of a timm network: avg, max, avgmax, catavgmax or gem; else its own.", show_default=False),
+]
+Dropout = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Share of features dropped before the last layer.", show_default=False),
+]
 Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode; the number of cores where not given.")]
 Split = Annotated[str, typer.Option(help="Which rows: train, tune, valid or test.")]
 Ci = Annotated[str, typer.Option(help="95 % intervals: bootstrap (of patients), asymptotic, official or none.")]

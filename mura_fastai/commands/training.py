@@ -19,6 +19,7 @@ def lr_find(
     weights: shared.Weights = None,
     no_pretrained: shared.NoPretrained = False,
     allow_missing: shared.AllowMissing = False,
+    until: shared.Until = None,
     seed: shared.Seed = 0,
     split_seed: shared.SplitSeed = 0,
     max_bad: shared.MaxBad = 0.05,
@@ -36,12 +37,13 @@ def lr_find(
     """
     found = shared.experiment().find_lr(
         data, arch, size, bs, source, regions, split_seed, allow_leaks, max_bad, seed, not no_pretrained, weights,
-        allow_missing, workers, figure=out,
+        allow_missing, workers, figure=out, until=until,
     )  # fmt: skip
     if as_json:
         shared.print_json({"lr": found, "figure": str(out) if out else None})
     else:
-        print(f"{found:.2g}\ntry: mura train {data} --arch {arch} --size {size} --lr {found:.2g}")
+        cut = f" --until {until}" if until else ""
+        print(f"{found:.2g}\ntry: mura train {data} --arch {arch}{cut} --size {size} --lr {found:.2g}")
 
 
 def train(
@@ -62,7 +64,14 @@ def train(
     weights: shared.Weights = None,
     no_pretrained: shared.NoPretrained = False,
     allow_missing: shared.AllowMissing = False,
+    until: shared.Until = None,
+    pool: shared.Pool = None,
+    dropout: shared.Dropout = None,
     freeze_epochs: Annotated[int, typer.Option(min=0, help="Before, for the head of a pretrained network.")] = 1,
+    layer_decay: Annotated[
+        float | None,
+        typer.Option(help="Factor of the rate from a timm network's layer to the one below.", show_default=False),
+    ] = None,
     split_seed: shared.SplitSeed = 0,
     max_bad: shared.MaxBad = 0.05,
     allow_leaks: shared.AllowLeaks = False,
@@ -94,7 +103,8 @@ def train(
     run, scores = shared.experiment().train(
         data, out, source, regions, split_seed, allow_leaks, max_bad, shared.interval(ci), folds, seeds, arch=arch,
         size=size, epochs=epochs, bs=bs, lr=lr, seed=seed, pretrained=not no_pretrained, weights=weights,
-        allow_missing=allow_missing, freeze_epochs=freeze_epochs, store=False if no_store else store,
+        allow_missing=allow_missing, until=until, pool=pool, dropout=dropout, freeze_epochs=freeze_epochs,
+        layer_decay=layer_decay, store=False if no_store else store,
         precision=precision, compile=compile, num_workers=workers,
     )  # fmt: skip
     shared.print_scores(scores, as_json, run=str(run), split="valid")

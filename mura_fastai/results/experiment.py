@@ -232,6 +232,7 @@ def find_lr(
     allow_missing: bool = False,  # layers that `weights` lacks start fresh
     num_workers: int | None = None,  # decoding threads
     figure: str | Path | None = None,  # where to draw the curve; nowhere where not given
+    until: str | None = None,  # keep a timm network up to this stage, such as layer3 of a ResNet
 ) -> float:  # the suggested highest learning rate
     "`mura lr-find`: fastai's search for a learning rate, its valley."
     images = read_data(data, source, regions, max_bad, split_seed, allow_leaks, size)
@@ -239,7 +240,7 @@ def find_lr(
     # The same store that `train` takes: what is decoded here is decoded for it too.
     store = auto_store(images, size, stderr_bar("decoding images"))
     dls = mura_dls(images, size=size, bs=bs, store=store, num_workers=num_workers, max_bad=max_bad)
-    learn = mura_learner(dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing)
+    learn = mura_learner(dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing, until=until)
     # fastai keeps the weights aside while it searches, in a folder that it makes under the learner's path.
     with tempfile.TemporaryDirectory() as aside, learn.no_bar(), learn.no_logging():
         learn.path = Path(aside)

@@ -156,6 +156,8 @@ def train_command(facts: Facts) -> list:
         words += ["--no-pretrained"]
     words += ["--allow-missing"] if s.get("allow_missing") else []
     words += ["--freeze-epochs", s["freeze_epochs"]] if s.get("pretrained") else []
+    for name in ("until", "pool", "dropout", "layer_decay"):
+        words += [f"--{name.replace('_', '-')}", s[name]] if s.get(name) is not None else []
     words += ["--split-seed", data["split_seed"]] if data.get("split_seed") else []
     some = data.get("source") == "mura" and set(data.get("regions") or REGIONS) < set(REGIONS)
     words += ["--regions", ",".join(data["regions"])] if some else []

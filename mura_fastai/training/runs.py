@@ -21,13 +21,16 @@ from mura_fastai.errors import InputError
 from mura_fastai.files import read_yaml, replacing, write_text
 from mura_fastai.models.backbones import OWN, fill
 from mura_fastai.provenance import checkout, versions
+from mura_fastai.text import name_some
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.progress import EpochLines, History
+from mura_fastai.training.schedules import fit_schedule, layer_rates
 
 # What was made with the weights, and is nothing without them.
 OF_WEIGHTS = ("predictions.csv", "predictions-tune.csv", "decision.yaml", "metrics.json")
 FORMAT = 1  # of the run folder; a later version of the package reads every earlier one
 LEARNING_RATES = {"own": 2e-3, "scratch": 1e-3, "pretrained": 1e-3}  # highest of the one-cycle schedule
+FORM = ("until", "pool", "dropout")  # settings of the network itself, without which its weights fit nothing
 _NEEDED = {"format": int, "arch": str, "size": int, "bs": int, "seed": int}  # what reading a run rests on
 
 
@@ -76,7 +79,11 @@ def train_run(
     pretrained: bool = True,  # ImageNet weights for a timm network
     weights: str | Path | None = None,  # a local file of weights instead of timm's hub
     allow_missing: bool = False,  # layers that `weights` lacks start fresh
+    until: str | None = None,  # keep a timm network up to this stage, such as layer3 of a ResNet
+    pool: str | None = None,  # a timm network's, over places: avg, max, avgmax, catavgmax or gem; its own if not given
+    dropout: float | None = None,  # share of features dropped before the last layer; the network's own where not given
     freeze_epochs: int = 1,  # epochs for the head alone before, where the body is pretrained
+    layer_decay: float | None = None,  # factor of the learning rate from a timm network's layer to the one below
     store: str | Path | bool | None = None,  # decoded images: a store's folder; None: one in the cache; False: none
     precision: str = "auto",  # fp32, bf16, fp16, or auto: the fastest of the device
     compile: bool = False,  # have PyTorch compile the network; pays on a GPU in long runs
@@ -95,6 +102,8 @@ def train_run(
     if epochs < 1:
         raise InputError(f"{epochs} epochs: nothing would be trained; ask for at least one (--epochs)")
     own, starts_trained = arch in OWN, arch not in OWN and bool(pretrained or weights)
+    if layer_decay is not None:
+        layer_rates(1.0, layer_decay, 1)  # says so where it is no decay
     lr = lr or LEARNING_RATES["own" if own else "pretrained" if starts_trained else "scratch"]
     if store is None or store is True:
         decoded = auto_store(images, size, stderr_bar("decoding images"))
@@ -105,13 +114,17 @@ def train_run(
     skipped = [*skipped, *bad]
     set_seed(seed, reproducible=True)
     dls = mura_dls(images, size=size, bs=bs, store=decoded, num_workers=num_workers, max_bad=None)
+    form = dict(until=until, pool=pool, dropout=dropout)
     learn = mura_learner(
-        dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing, precision=precision,
-        compile=compile,
+        dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing,
+        by_layer=layer_decay is not None, precision=precision, compile=compile, **form,
     )  # fmt: skip
+    if fresh := getattr(learn.model, "fresh", None):
+        print(f"{weights}: lacks {name_some(fresh)}, which start(s) fresh", file=sys.stderr)
     settings = dict(
         format=FORMAT, arch=arch, size=size, epochs=epochs, freeze_epochs=freeze_epochs if starts_trained else 0, bs=bs,
-        lr=lr, seed=seed, pretrained=starts_trained, weights=str(weights) if weights else None,
+        lr=lr, layer_decay=layer_decay, **form, seed=seed, pretrained=starts_trained,
+        weights=str(weights) if weights else None,
         allow_missing=allow_missing, precision=learn.precision, compile=compile,
         store=str(decoded.path) if store not in (None, True, False) else store is not False, num_workers=num_workers,
         max_bad=max_bad,
@@ -126,11 +139,7 @@ def train_run(
     best = KeepBest(out / "weights" / "best.safetensors", history)
     cbs = [history, EpochLines(history, epochs + settings["freeze_epochs"]), best]
     with learn.no_bar(), learn.no_logging():
-        if settings["freeze_epochs"]:
-            learn.fine_tune(epochs, base_lr=lr, freeze_epochs=freeze_epochs, cbs=cbs)
-        else:
-            learn.unfreeze()
-            learn.fit_one_cycle(epochs, lr, cbs=cbs)
+        fit_schedule(learn, epochs, lr, settings["freeze_epochs"], layer_decay, cbs)
     print(f"kept the weights of epoch {best.epoch_kept + 1} (best on tune)", file=sys.stderr)
     return out
 
@@ -147,7 +156,8 @@ def load_run(
         raise InputError(f"{run}: no weights yet; train it to the end of an epoch first")
     images = read_table(run / "images.csv")
     dls = mura_dls(images, settings["size"], settings["bs"], num_workers=num_workers, max_bad=None)
-    learn = mura_learner(dls, settings["arch"], pretrained=False)
+    form = {k: settings.get(k) for k in FORM}  # an earlier run has none of them
+    learn = mura_learner(dls, settings["arch"], pretrained=False, **form)
     fill(learn.model, best)
     learn.model.eval()
     return learn

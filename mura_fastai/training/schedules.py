@@ -1,0 +1,48 @@
+"""How learning rates go over epochs and layers."""
+
+import numpy as np
+from fastai.learner import Learner
+
+from mura_fastai.errors import InputError
+
+
+def layer_rates(
+    lr: float,  # of the head
+    decay: float,  # factor from one layer to the one below it
+    n: int,  # groups of parameters, the head's among them
+) -> np.ndarray:  # n rates, the first layer's first
+    """Learning rates that fall layer by layer from the head down: lr * decay**(depth below the head).
+
+    What lies near the pixels is general and keeps what it learned from photographs; what lies near the answer moves.
+    After ELECTRA (Clark et al. 2020, arXiv 2003.10555) and BEiT (Bao et al. 2022, arXiv 2106.08254). fastai's
+    `fit_one_cycle`, `fit` and `fit_flat_cos` take them as they are, on a Learner made with `by_layer=True`:
+    `learn.fit_one_cycle(10, layer_rates(1e-3, 0.75, len(learn.opt.param_lists)))`.
+    Mind the depth: 0.75 leaves the first of 12 layers 4 % of the rate, and the first of 80 nothing.
+    """
+    if not 0 < decay <= 1:
+        raise InputError(f"layer decay {decay}: it is a factor above 0 and up to 1, such as 0.75 (--layer-decay)")
+    return lr * decay ** np.arange(n - 1, -1, -1.0)
+
+
+def fit_schedule(
+    learn: Learner,  # from `mura_learner`, frozen where its body is pretrained
+    epochs: int,  # with all layers, the frozen ones apart
+    lr: float,  # highest rate
+    freeze_epochs: int = 0,  # before, for the head alone
+    layer_decay: float | None = None,  # factor from layer to layer; needs a Learner made with `by_layer=True`
+    cbs: list = (),  # callbacks of every epoch
+):
+    """One-cycle (Smith 2018, arXiv 1803.09820); fastai's `fine_tune` where the head is trained alone before.
+
+    `fine_tune` halves the rate once all layers learn, and spreads it over the groups in equal steps of a logarithmic
+    scale: by default a hundredth in the first, with `layer_decay` what `layer_rates` says."""
+    if learn.opt is None:
+        learn.create_opt()
+    n = len(learn.opt.param_lists)
+    rates = lr if layer_decay is None else layer_rates(lr, layer_decay, n)
+    if freeze_epochs:
+        span = {} if layer_decay is None else {"lr_mult": lr / rates[0]}
+        learn.fine_tune(epochs, base_lr=lr, freeze_epochs=freeze_epochs, cbs=cbs, **span)
+    else:
+        learn.unfreeze()
+        learn.fit_one_cycle(epochs, rates, cbs=cbs)
