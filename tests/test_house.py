@@ -32,7 +32,7 @@ ROOMS = [
     "data.resident", "data.batches", "data.loaders",
     "models.cnn", "models.backbones",
     "training.optimizer", "training.precision", "training.recording", "training.learner",
-    "training.schedules", "training.progress", "training.runs", "training.repeats",
+    "training.schedules", "training.recipes", "training.progress", "training.runs", "training.repeats",
     "results.measures", "results.intervals", "results.guessing", "results.pooling", "results.calibrate",
     "results.metrics", "results.competition", "results.tables", "results.shortcuts", "results.predict",
     "results.scoring", "results.repeats", "results.pictures", "results.audit", "results.paired", "results.compare",

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from mura_fastai.errors import InputError
+
 # What the options do is written once, at the functions they are handed to.
 Data = Annotated[Path, typer.Argument(help="A dataset's folder, or a CSV with the columns path and label.")]
 OtherData = Annotated[Path | None, typer.Argument(help="Other data than the run's own.", show_default=False)]
@@ -63,6 +65,20 @@ def experiment():
 def interval(name: str) -> str | None:
     "The kind of interval as Python has it."
     return None if name == "none" else name
+
+
+def pairs(text: str | None) -> dict:
+    "`a=1,b=true` as a dict of numbers and of true and false."
+    found = {}
+    for part in names(text):
+        name, _, value = part.partition("=")
+        try:
+            found[name.strip()] = {"true": True, "false": False}.get(value.strip().lower())
+            if found[name.strip()] is None:
+                found[name.strip()] = float(value)
+        except ValueError:
+            raise InputError(f"{part!r} is no name=value with a number, true or false") from None
+    return found
 
 
 def names(text: str | None) -> tuple:

@@ -1,5 +1,6 @@
 """Commands of the training floor: `mura lr-find` and `mura train`."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from mura_fastai.commands import shared
 from mura_fastai.errors import InputError
+from mura_fastai.training.recipes import RECIPES, Recipe
 
 
 def lr_find(
@@ -46,8 +48,16 @@ def lr_find(
         print(f"{found:.2g}\ntry: mura train {data} --arch {arch}{cut} --size {size} --lr {found:.2g}")
 
 
+_RECIPES = "; ".join(f"{name}: {recipe.what}" for name, recipe in RECIPES.items())
+
+
 def train(
+    ctx: typer.Context,
     data: shared.Data,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help=f"Fill in what is not given. {_RECIPES}.", show_default=False),
+    ] = None,
     source: shared.Source = None,
     arch: shared.Arch = "mura_cnn",
     size: shared.Size = 320,
@@ -71,6 +81,16 @@ def train(
     layer_decay: Annotated[
         float | None,
         typer.Option(help="Factor of the rate from a timm network's layer to the one below.", show_default=False),
+    ] = None,
+    schedule: Annotated[
+        str, typer.Option(help="Of the rate: one-cycle, or plateau: a tenth once the tune loss falls no more.")
+    ] = "one-cycle",
+    optimizer: Annotated[
+        str, typer.Option(help="Adam with the defaults of fastai (fastai) or of its paper (adam).")
+    ] = "fastai",
+    augment: Annotated[
+        str | None,
+        typer.Option(help="Changes of images, such as max_rotate=10,flip=false (see xray_tfms).", show_default=False),
     ] = None,
     split_seed: shared.SplitSeed = 0,
     max_bad: shared.MaxBad = 0.05,
@@ -97,15 +117,24 @@ def train(
     \b
     mura train MURA-v1.1 --arch resnet50.a1_in1k --epochs 30 --out runs/resnet50
     mura train MURA-v1.1 --folds 5 --seeds 3 --out runs/folds
+    mura train MURA-v1.1 --recipe paper --out runs/paper
     """
     if store and no_store:
         raise InputError("--store and --no-store exclude each other; give one of them")
-    run, scores = shared.experiment().train(
-        data, out, source, regions, split_seed, allow_leaks, max_bad, shared.interval(ci), folds, seeds, arch=arch,
-        size=size, epochs=epochs, bs=bs, lr=lr, seed=seed, pretrained=not no_pretrained, weights=weights,
+    settings = dict(
+        arch=arch, size=size, epochs=epochs, bs=bs, lr=lr, seed=seed, pretrained=not no_pretrained, weights=weights,
         allow_missing=allow_missing, until=until, pool=pool, dropout=dropout, freeze_epochs=freeze_epochs,
-        layer_decay=layer_decay, store=False if no_store else store,
-        precision=precision, compile=compile, num_workers=workers,
+        layer_decay=layer_decay, schedule=schedule, optimizer=optimizer, augment=shared.pairs(augment) or None,
+        store=False if no_store else store, precision=precision, compile=compile, num_workers=workers,
+    )  # fmt: skip
+    if recipe is not None:
+        # What it may fill in goes along only where it was given.
+        fills = {f.name for f in fields(Recipe)} & settings.keys()
+        left_open = {k for k in fills if ctx.get_parameter_source(k).name == "DEFAULT"}
+        settings = {k: v for k, v in settings.items() if k not in left_open}
+    run, scores = shared.experiment().train(
+        data, out, source, regions, split_seed, allow_leaks, max_bad, shared.interval(ci), folds, seeds, recipe,
+        **settings,
     )  # fmt: skip
     shared.print_scores(scores, as_json, run=str(run), split="valid")
     if as_json:

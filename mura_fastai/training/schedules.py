@@ -1,9 +1,31 @@
 """How learning rates go over epochs and layers."""
 
+import sys
+
 import numpy as np
+from fastai.callback.tracker import ReduceLROnPlateau
 from fastai.learner import Learner
 
 from mura_fastai.errors import InputError
+
+SCHEDULES = ("one-cycle", "plateau")
+PLATEAU = dict(patience=1, factor=10.0, min_delta=0.0)  # of "plateau": epochs without a lower loss, and what then
+
+
+class PlateauDecay(ReduceLROnPlateau):
+    """fastai's, that also reaches the rates of PyTorch's own optimizers, and says so on stderr.
+
+    fastai writes the new rate into what `hypers` gives; of a wrapped optimizer that is a copy, and nothing happens."""
+
+    def after_epoch(self):
+        super(ReduceLROnPlateau, self).after_epoch()  # whether this is a new best
+        self.wait = 0 if self.new_best else self.wait + 1
+        if self.wait < self.patience:
+            return
+        rates = [max(h["lr"] / self.factor, self.min_lr) for h in self.opt.hypers]
+        self.opt.set_hyper("lr", rates)
+        self.wait = 0
+        print(f"tune loss has not fallen: learning rate {rates[-1]:.1g} from here on", file=sys.stderr)
 
 
 def layer_rates(
@@ -24,23 +46,39 @@ def layer_rates(
     return lr * decay ** np.arange(n - 1, -1, -1.0)
 
 
+def check_schedule(
+    schedule: str,  # one of `SCHEDULES`
+):
+    "Raise `InputError` for an unknown one."
+    if schedule not in SCHEDULES:
+        raise InputError(f"unknown schedule {schedule!r}; the known ones are {', '.join(SCHEDULES)}")
+
+
 def fit_schedule(
     learn: Learner,  # from `mura_learner`, frozen where its body is pretrained
     epochs: int,  # with all layers, the frozen ones apart
     lr: float,  # highest rate
     freeze_epochs: int = 0,  # before, for the head alone
     layer_decay: float | None = None,  # factor from layer to layer; needs a Learner made with `by_layer=True`
+    schedule: str = "one-cycle",  # or "plateau": divided by ten whenever the tune loss has not fallen in an epoch
     cbs: list = (),  # callbacks of every epoch
 ):
     """One-cycle (Smith 2018, arXiv 1803.09820); fastai's `fine_tune` where the head is trained alone before.
 
     `fine_tune` halves the rate once all layers learn, and spreads it over the groups in equal steps of a logarithmic
     scale: by default a hundredth in the first, with `layer_decay` what `layer_rates` says."""
+    check_schedule(schedule)
     if learn.opt is None:
         learn.create_opt()
     n = len(learn.opt.param_lists)
     rates = lr if layer_decay is None else layer_rates(lr, layer_decay, n)
-    if freeze_epochs:
+    if schedule == "plateau":
+        if freeze_epochs:
+            learn.freeze()
+            learn.fit(freeze_epochs, lr, cbs=cbs)
+        learn.unfreeze()
+        learn.fit(epochs, rates, cbs=[*cbs, PlateauDecay(**PLATEAU)])
+    elif freeze_epochs:
         span = {} if layer_decay is None else {"lr_mult": lr / rates[0]}
         learn.fine_tune(epochs, base_lr=lr, freeze_epochs=freeze_epochs, cbs=cbs, **span)
     else:
