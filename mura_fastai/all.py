@@ -27,6 +27,7 @@ from mura_fastai.data.traits import traits
 from mura_fastai.errors import BadImage, InputError, TrainingError
 from mura_fastai.models.backbones import GeM, create_net, stages, timm_net
 from mura_fastai.models.cnn import MuraCNN, mura_cnn
+from mura_fastai.models.regions import RegionFiLM
 from mura_fastai.results.audit import audit_shortcuts, draw_shortcuts, format_shortcuts, shortcuts_to_json
 from mura_fastai.results.calibrate import (
     Decision,

@@ -247,7 +247,7 @@ class Rates(Callback):
 def test_in_training_each_layer_has_its_rate(layered, freeze_epochs):
     rates, first = Rates(), layered.model.body.conv1.weight.detach().clone()
     with layered.no_bar(), layered.no_logging():
-        fit_schedule(layered, 1, 0.01, freeze_epochs, 0.5, [rates])
+        fit_schedule(layered, 1, 0.01, freeze_epochs, 0.5, cbs=[rates])
     # fastai's `fine_tune` halves the rate once all layers learn
     top = 0.005 if freeze_epochs else 0.01
     assert len(rates.seen) == 1 + freeze_epochs

@@ -77,6 +77,9 @@ def train(
     until: shared.Until = None,
     pool: shared.Pool = None,
     dropout: shared.Dropout = None,
+    region_aware: Annotated[
+        bool, typer.Option("--region-aware", help="Let the region scale and shift what the last layer sees.")
+    ] = False,
     freeze_epochs: Annotated[int, typer.Option(min=0, help="Before, for the head of a pretrained network.")] = 1,
     layer_decay: Annotated[
         float | None,
@@ -123,9 +126,10 @@ def train(
         raise InputError("--store and --no-store exclude each other; give one of them")
     settings = dict(
         arch=arch, size=size, epochs=epochs, bs=bs, lr=lr, seed=seed, pretrained=not no_pretrained, weights=weights,
-        allow_missing=allow_missing, until=until, pool=pool, dropout=dropout, freeze_epochs=freeze_epochs,
-        layer_decay=layer_decay, schedule=schedule, optimizer=optimizer, augment=shared.pairs(augment) or None,
-        store=False if no_store else store, precision=precision, compile=compile, num_workers=workers,
+        allow_missing=allow_missing, until=until, pool=pool, dropout=dropout, region_aware=region_aware,
+        freeze_epochs=freeze_epochs, layer_decay=layer_decay, schedule=schedule, optimizer=optimizer,
+        augment=shared.pairs(augment) or None, store=False if no_store else store, precision=precision,
+        compile=compile, num_workers=workers,
     )  # fmt: skip
     if recipe is not None:
         # What it may fill in goes along only where it was given.

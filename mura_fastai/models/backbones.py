@@ -22,6 +22,7 @@ from torch import nn
 
 from ..errors import InputError
 from .cnn import mura_cnn
+from .regions import RegionFiLM
 
 # %% ../../nbs/21_models.backbones.ipynb #ea639cd7
 class TimmNet(nn.Module):
@@ -30,9 +31,13 @@ class TimmNet(nn.Module):
     def __init__(
         self,
         body: nn.Module,  # a timm model
+        n_regions: int = 0,  # region codes, the unknown one's among them, that scale and shift the features; 0: none do
     ):
         super().__init__()
         self.body, self.fresh = body, []  # `fresh`: names of weights that a file of weights lacked
+        if n_regions and not isinstance(self.classifier, nn.Linear):
+            raise InputError(f"{_name(body)} has no one linear classifier before which a region could act")
+        self.film = RegionFiLM(n_regions, self.n_features) if n_regions else None
 
     @property
     def classifier(self) -> nn.Module:
@@ -47,15 +52,16 @@ class TimmNet(nn.Module):
     def features(
         self,
         x: torch.Tensor,  # N x C x H x W
-        region: torch.Tensor | None = None,  # N, unused
+        region: torch.Tensor | None = None,  # N codes; looked at where the network was made with `n_regions`
     ) -> torch.Tensor:  # N x n_features
         "What the classifier sees: pooled over places, and in training some of it dropped."
-        return self.body.forward_head(self.body.forward_features(x), pre_logits=True)
+        x = self.body.forward_head(self.body.forward_features(x), pre_logits=True)
+        return x if self.film is None else self.film(x, region)
 
     def forward(
         self,
         x: torch.Tensor,  # N x C x H x W
-        region: torch.Tensor | None = None,  # N, unused
+        region: torch.Tensor | None = None,  # N codes
     ) -> torch.Tensor:  # N x num_classes logits
         return self.classifier(self.features(x, region)) if isinstance(self.classifier, nn.Linear) else self.body(x)
 
@@ -89,7 +95,9 @@ class TimmNet(nn.Module):
 
     def _weights(self, *groups: list[str]) -> list[list[nn.Parameter]]:
         named = dict(self.body.named_parameters())
-        return [[named[n] for n in group] for group in groups]
+        groups = [[named[n] for n in group] for group in groups]
+        groups[-1] += self.film.parameters() if self.film is not None else []  # it learns with the head
+        return groups
 
 
 def _head_names(body: nn.Module) -> set[str]:
@@ -252,6 +260,7 @@ def timm_net(
     until: str | None = None,  # keep the network up to this stage, such as layer3 of a ResNet
     pool: str | None = None,  # over places, before the classifier: one of `POOLS`; the network's own where not given
     dropout: float | None = None,  # share of features dropped before the classifier; the network's own where not given
+    n_regions: int = 0,  # region codes that scale and shift the features (see `RegionFiLM`); 0: none do
     **kwargs,  # further arguments of the architecture
 ) -> TimmNet:
     "A timm network for radiographs. Raises `InputError` for an unknown name and where weights cannot be had."
@@ -270,7 +279,7 @@ def timm_net(
     pool, cut = pool or (_own_pool(body) if until else None), cut_after(body, until) if until else set()
     if pool:
         set_pool(body, pool, num_classes)
-    net = TimmNet(body)
+    net = TimmNet(body, n_regions)
     if weights is not None:
         net.fresh = load_pretrained(body, weights, allow_missing, cut)
     return net
@@ -323,16 +332,18 @@ def create_net(
     until: str | None = None,  # keep a timm network up to this stage, such as layer3 of a ResNet
     pool: str | None = None,  # a timm network's, over places: one of `POOLS`; its own where not given
     dropout: float | None = None,  # share of features dropped before the last layer; the network's own where not given
+    n_regions: int = 0,  # region codes, that of unknown ones among them, by which features are scaled; 0: not at all
 ) -> nn.Module:  # called as net(image, region); one logit a row
     "The network of this name: one of this package, or timm's. Raises `InputError` for options that it has not."
     if arch not in OWN:
         return timm_net(
-            arch, pretrained, weights, size=size, allow_missing=allow_missing, until=until, pool=pool, dropout=dropout
-        )
+            arch, pretrained, weights, size=size, allow_missing=allow_missing, until=until, pool=pool, dropout=dropout,
+            n_regions=n_regions,
+        )  # fmt: skip
     for name, value in dict(until=until, pool=pool).items():
         if value is not None:
             raise InputError(f"{name}={value!r} is for timm's networks, not for {arch}; leave it out (--{name})")
-    net = OWN[arch](**({} if dropout is None else {"dropout": dropout}))
+    net = OWN[arch](**({} if dropout is None else {"dropout": dropout}), n_regions=n_regions)
     if weights is not None:
         fill(net, weights)
     return net

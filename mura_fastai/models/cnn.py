@@ -9,6 +9,8 @@ __all__ = ['conv_norm', 'Residual', 'MuraCNN', 'mura_cnn']
 import torch
 from torch import nn
 
+from .regions import RegionFiLM
+
 # %% ../../nbs/20_models.cnn.ipynb #40e312a9
 def conv_norm(
     n_in: int,  # channels in
@@ -49,6 +51,7 @@ class MuraCNN(nn.Module):
         grid: int = 8,  # places a side that the head tells apart
         hidden: int = 128,  # units of the head
         dropout: float = 0.2,  # before the last layer
+        n_regions: int = 0,  # region codes, the unknown one's among them, that scale and shift the features; 0: none do
     ):
         super().__init__()
         self.stem = nn.Sequential(conv_norm(in_chans, widths[0]), nn.MaxPool2d(2))
@@ -62,13 +65,35 @@ class MuraCNN(nn.Module):
             nn.AdaptiveAvgPool2d(grid), nn.Flatten(), nn.BatchNorm1d(features),
             nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, num_classes),
         )  # fmt: skip
+        self.film = RegionFiLM(n_regions, hidden) if n_regions else None
+
+    @property
+    def classifier(self) -> nn.Linear:
+        "The last layer."
+        return self.head[-1]
+
+    @property
+    def n_features(self) -> int:
+        "How many features the classifier takes."
+        return self.classifier.in_features
+
+    def features(
+        self,
+        x: torch.Tensor,  # N x in_chans x H x W, 32 pixels or more a side
+        region: torch.Tensor | None = None,  # N codes; looked at where the network was made with `n_regions`
+    ) -> torch.Tensor:  # N x n_features
+        "What the classifier sees."
+        x = self.stages(self.stem(x))
+        for layer in list(self.head)[:-1]:
+            x = layer(x)
+        return x if self.film is None else self.film(x, region)
 
     def forward(
         self,
         x: torch.Tensor,  # N x in_chans x H x W, 32 pixels or more a side
-        region: torch.Tensor | None = None,  # N, unused: every network here is called with image and region
+        region: torch.Tensor | None = None,  # N codes: every network here is called with image and region
     ) -> torch.Tensor:  # N x num_classes logits
-        return self.head(self.stages(self.stem(x)))
+        return self.classifier(self.features(x, region))
 
     def param_groups(self) -> list[list[nn.Parameter]]:
         "One group: nothing is pretrained, so everything learns at the same rate."
@@ -78,7 +103,7 @@ class MuraCNN(nn.Module):
 def mura_cnn(
     num_classes: int = 1,  # logits a row
     in_chans: int = 1,  # image channels
-    **kwargs,  # `widths`, `depth`, `grid`, `hidden`, `dropout` of `MuraCNN`
+    **kwargs,  # `widths`, `depth`, `grid`, `hidden`, `dropout`, `n_regions` of `MuraCNN`
 ) -> MuraCNN:
     "The custom CNN of this package, with fresh weights."
     return MuraCNN(num_classes, in_chans, **kwargs)

@@ -159,6 +159,7 @@ def train_command(facts: Facts) -> list:
     words += ["--freeze-epochs", s["freeze_epochs"]] if s.get("pretrained") else []
     for name in ("until", "pool", "dropout", "layer_decay"):
         words += [f"--{name.replace('_', '-')}", s[name]] if s.get(name) is not None else []
+    words += ["--region-aware"] if s.get("region_aware") else []
     words += ["--schedule", s["schedule"]] if s.get("schedule", "one-cycle") != "one-cycle" else []
     words += ["--optimizer", s["optimizer"]] if s.get("optimizer", "fastai") != "fastai" else []
     changes = [f"{k}={str(v).lower()}" for k, v in (s.get("augment") or {}).items() if CHANGES.get(k) != v]

@@ -218,6 +218,7 @@ def mura_learner(
     until: str | None = None,  # keep a timm network up to this stage, such as layer3 of a ResNet
     pool: str | None = None,  # a timm network's, over places: avg, max, avgmax, catavgmax or gem; its own if not given
     dropout: float | None = None,  # share of features dropped before the last layer; the network's own where not given
+    region_aware: bool = False,  # let the region scale and shift the features before the last layer (`RegionFiLM`)
     by_layer: bool = False,  # a parameter group for each layer of a timm network, for `layer_rates`
     precision: str = "auto",  # of training: fp32, bf16, fp16, or the fastest of the device; predictions are in fp32
     compile: bool = False,  # have PyTorch compile the network: pays after minutes on a GPU, and not on a CPU
@@ -235,14 +236,18 @@ def mura_learner(
     net, frozen = arch, False
     if isinstance(arch, str):
         size = getattr(dls, "size", None)
-        net = create_net(arch, pretrained, weights, size, allow_missing, until=until, pool=pool, dropout=dropout)
+        net = create_net(
+            arch, pretrained, weights, size, allow_missing, until, pool, dropout, len(regions) if region_aware else 0
+        )
         cfg = getattr(getattr(net, "body", None), "pretrained_cfg", None)
         set_stats(dls, *((float(np.mean(cfg["mean"])), float(np.mean(cfg["std"]))) if cfg else GREY_STATS))
         frozen = cfg is not None and bool(pretrained or weights)
     elif weights is not None:
         raise InputError("weights= goes with a network's name; load a module's weights before handing it over")
-    elif given := [name for name, v in dict(until=until, pool=pool, dropout=dropout).items() if v is not None]:
-        raise InputError(f"{given[0]}= goes with a network's name; a module has it already or not")
+    else:
+        options = dict(until=until, pool=pool, dropout=dropout, region_aware=region_aware or None)
+        if given := [name for name, value in options.items() if value is not None]:
+            raise InputError(f"{given[0]}= goes with a network's name; a module has it already or not")
     if by_layer and not hasattr(net, "layer_groups"):
         raise InputError("rates by layer are for networks of timm, or for a module with layer_groups(); leave them out")
     # Half as fast again on a CPU, and what tensor cores want on a GPU.

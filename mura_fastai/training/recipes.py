@@ -23,6 +23,7 @@ class Recipe:
     until: str | None = None
     pool: str | None = None
     dropout: float | None = None
+    region_aware: bool | None = None
     augment: Mapping | None = None
 
     def settings(self) -> dict:

@@ -34,7 +34,7 @@ from mura_fastai.training.schedules import PLATEAU, check_schedule, fit_schedule
 OF_WEIGHTS = ("predictions.csv", "predictions-tune.csv", "decision.yaml", "metrics.json")
 FORMAT = 1  # of the run folder; a later version of the package reads every earlier one
 LEARNING_RATES = {"own": 2e-3, "scratch": 1e-3, "pretrained": 1e-3}  # highest of the one-cycle schedule
-FORM = ("until", "pool", "dropout")  # settings of the network itself, without which its weights fit nothing
+FORM = ("until", "pool", "dropout", "region_aware")  # settings of the network itself: its weights fit no other
 # What training images go through, and by how much where nobody says.
 CHANGES = {k: p.default for k, p in inspect.signature(AugmentXray.__init__).parameters.items() if k != "self"}
 _NEEDED = {"format": int, "arch": str, "size": int, "bs": int, "seed": int}  # what reading a run rests on
@@ -88,6 +88,7 @@ def train_run(
     until: str | None = None,  # keep a timm network up to this stage, such as layer3 of a ResNet
     pool: str | None = None,  # a timm network's, over places: avg, max, avgmax, catavgmax or gem; its own if not given
     dropout: float | None = None,  # share of features dropped before the last layer; the network's own where not given
+    region_aware: bool = False,  # let the region scale and shift the features before the last layer
     freeze_epochs: int = 1,  # epochs for the head alone before, where the body is pretrained
     layer_decay: float | None = None,  # factor of the learning rate from a timm network's layer to the one below
     schedule: str = "one-cycle",  # or "plateau": divided by ten whenever the tune loss has not fallen in an epoch
@@ -129,7 +130,7 @@ def train_run(
     skipped = [*skipped, *bad]
     set_seed(seed, reproducible=True)
     dls = mura_dls(images, size=size, bs=bs, store=decoded, batch_tfms=tfms, num_workers=num_workers, max_bad=None)
-    form = dict(until=until, pool=pool, dropout=dropout)
+    form = dict(until=until, pool=pool, dropout=dropout, region_aware=region_aware)
     learn = mura_learner(
         dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing,
         by_layer=layer_decay is not None, precision=precision, compile=compile,
