@@ -27,9 +27,10 @@ from mura_fastai.data.studies import (
 from mura_fastai.data.study_batches import StudyDL
 from mura_fastai.data.traits import traits
 from mura_fastai.errors import BadImage, InputError, TrainingError
-from mura_fastai.models.backbones import create_net, timm_net
+from mura_fastai.models.backbones import GeM, create_net, stages, timm_net
 from mura_fastai.models.cnn import MuraCNN, mura_cnn
 from mura_fastai.models.cost import Cost, network_cost
+from mura_fastai.models.regions import RegionFiLM
 from mura_fastai.models.views import GatedAttention, StudyNet
 from mura_fastai.results.audit import audit_shortcuts, draw_shortcuts, format_shortcuts, shortcuts_to_json
 from mura_fastai.results.calibrate import (
@@ -93,7 +94,9 @@ from mura_fastai.share.demo import demo
 from mura_fastai.share.pdf import print_pdf
 from mura_fastai.share.report import write_report
 from mura_fastai.training.learner import RegionWeightedBCE, mura_learner, study_auroc, study_kappa
+from mura_fastai.training.recipes import RECIPES, recipe_settings, recipes_table
 from mura_fastai.training.repeats import fold_tables, is_repeats, read_repeats, sub_runs, train_repeats
 from mura_fastai.training.runs import load_run, read_settings, train_run
+from mura_fastai.training.schedules import PlateauDecay, layer_rates
 
 __all__ = [name for name in dir() if not name.startswith("_") and name != "fastai"]

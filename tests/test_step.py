@@ -166,7 +166,7 @@ def test_a_failed_forward_pass_leaves_nothing_in_16_bits(images):
     def fail(*_):
         raise RuntimeError("out of memory")
 
-    hook = learn.model.head.register_forward_pre_hook(fail)
+    hook = learn.model.head[0].register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         quietly(learn, "fit", 1, 1e-3)
     hook.remove()

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from mura_fastai.errors import InputError
+
 # What the options do is written once, at the functions they are handed to.
 Data = Annotated[Path, typer.Argument(help="A dataset's folder, or a CSV with the columns path and label.")]
 OtherData = Annotated[Path | None, typer.Argument(help="Other data than the run's own.", show_default=False)]
@@ -27,6 +29,18 @@ Seed = Annotated[int, typer.Option(help="Of weights, order and augmentation; the
 NoPretrained = Annotated[bool, typer.Option("--no-pretrained", help="Start a timm network from random weights.")]
 Weights = Annotated[Path | None, typer.Option(help="A local file of pretrained weights, instead of timm's hub.")]
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Layers that --weights lacks start fresh.")]
+Until = Annotated[
+    str | None,
+    typer.Option(help="Keep a timm network up to this stage, such as layer3 of resnet18.", show_default=False),
+]
+Pool = Annotated[
+    str | None,
+    typer.Option(help="Of a timm network: avg, max, avgmax, catavgmax or gem; else its own.", show_default=False),
+]
+Dropout = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Share of features dropped before the last layer.", show_default=False),
+]
 Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode; the number of cores where not given.")]
 Split = Annotated[str, typer.Option(help="Which rows: train, tune, valid or test.")]
 Ci = Annotated[str, typer.Option(help="95 % intervals: bootstrap (of patients), asymptotic, official or none.")]
@@ -51,6 +65,20 @@ def experiment():
 def interval(name: str) -> str | None:
     "The kind of interval as Python has it."
     return None if name == "none" else name
+
+
+def pairs(text: str | None) -> dict:
+    "`a=1,b=true` as a dict of numbers and of true and false."
+    found = {}
+    for part in names(text):
+        name, _, value = part.partition("=")
+        try:
+            found[name.strip()] = {"true": True, "false": False}.get(value.strip().lower())
+            if found[name.strip()] is None:
+                found[name.strip()] = float(value)
+        except ValueError:
+            raise InputError(f"{part!r} is no name=value with a number, true or false") from None
+    return found
 
 
 def names(text: str | None) -> tuple:

@@ -1,5 +1,6 @@
 """Commands of the training floor: `mura lr-find` and `mura train`."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from mura_fastai.commands import shared
 from mura_fastai.errors import InputError
+from mura_fastai.training.recipes import RECIPES, Recipe
 
 
 def lr_find(
@@ -19,6 +21,7 @@ def lr_find(
     weights: shared.Weights = None,
     no_pretrained: shared.NoPretrained = False,
     allow_missing: shared.AllowMissing = False,
+    until: shared.Until = None,
     seed: shared.Seed = 0,
     split_seed: shared.SplitSeed = 0,
     max_bad: shared.MaxBad = 0.05,
@@ -36,16 +39,25 @@ def lr_find(
     """
     found = shared.experiment().find_lr(
         data, arch, size, bs, source, regions, split_seed, allow_leaks, max_bad, seed, not no_pretrained, weights,
-        allow_missing, workers, figure=out,
+        allow_missing, workers, figure=out, until=until,
     )  # fmt: skip
     if as_json:
         shared.print_json({"lr": found, "figure": str(out) if out else None})
     else:
-        print(f"{found:.2g}\ntry: mura train {data} --arch {arch} --size {size} --lr {found:.2g}")
+        cut = f" --until {until}" if until else ""
+        print(f"{found:.2g}\ntry: mura train {data} --arch {arch}{cut} --size {size} --lr {found:.2g}")
+
+
+_RECIPES = "; ".join(f"{name}: {recipe.what}" for name, recipe in RECIPES.items())
 
 
 def train(
+    ctx: typer.Context,
     data: shared.Data,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help=f"Fill in what is not given. {_RECIPES}.", show_default=False),
+    ] = None,
     source: shared.Source = None,
     arch: shared.Arch = "mura_cnn",
     views: Annotated[
@@ -65,7 +77,27 @@ def train(
     weights: shared.Weights = None,
     no_pretrained: shared.NoPretrained = False,
     allow_missing: shared.AllowMissing = False,
+    until: shared.Until = None,
+    pool: shared.Pool = None,
+    dropout: shared.Dropout = None,
+    region_aware: Annotated[
+        bool, typer.Option("--region-aware", help="Let the region scale and shift what the last layer sees.")
+    ] = False,
     freeze_epochs: Annotated[int, typer.Option(min=0, help="Before, for the head of a pretrained network.")] = 1,
+    layer_decay: Annotated[
+        float | None,
+        typer.Option(help="Factor of the rate from a timm network's layer to the one below.", show_default=False),
+    ] = None,
+    schedule: Annotated[
+        str, typer.Option(help="Of the rate: one-cycle, or plateau: a tenth once the tune loss falls no more.")
+    ] = "one-cycle",
+    optimizer: Annotated[
+        str, typer.Option(help="Adam with the defaults of fastai (fastai) or of its paper (adam).")
+    ] = "fastai",
+    augment: Annotated[
+        str | None,
+        typer.Option(help="Changes of images, such as max_rotate=10,flip=false (see xray_tfms).", show_default=False),
+    ] = None,
     split_seed: shared.SplitSeed = 0,
     max_bad: shared.MaxBad = 0.05,
     allow_leaks: shared.AllowLeaks = False,
@@ -92,14 +124,25 @@ def train(
     mura train MURA-v1.1 --arch resnet50.a1_in1k --epochs 30 --out runs/resnet50
     mura train MURA-v1.1 --views attention --bs 24 --out runs/attention
     mura train MURA-v1.1 --folds 5 --seeds 3 --out runs/folds
+    mura train MURA-v1.1 --recipe paper --out runs/paper
     """
     if store and no_store:
         raise InputError("--store and --no-store exclude each other; give one of them")
+    settings = dict(
+        arch=arch, size=size, epochs=epochs, bs=bs, lr=lr, seed=seed, pretrained=not no_pretrained, weights=weights,
+        allow_missing=allow_missing, until=until, pool=pool, dropout=dropout, region_aware=region_aware,
+        freeze_epochs=freeze_epochs, layer_decay=layer_decay, schedule=schedule, optimizer=optimizer,
+        augment=shared.pairs(augment) or None, store=False if no_store else store, precision=precision,
+        compile=compile, num_workers=workers, views=views,
+    )  # fmt: skip
+    if recipe is not None:
+        # What it may fill in goes along only where it was given.
+        fills = {f.name for f in fields(Recipe)} & settings.keys()
+        left_open = {k for k in fills if ctx.get_parameter_source(k).name == "DEFAULT"}
+        settings = {k: v for k, v in settings.items() if k not in left_open}
     run, scores = shared.experiment().train(
-        data, out, source, regions, split_seed, allow_leaks, max_bad, shared.interval(ci), folds, seeds, arch=arch,
-        size=size, epochs=epochs, bs=bs, lr=lr, seed=seed, pretrained=not no_pretrained, weights=weights,
-        allow_missing=allow_missing, freeze_epochs=freeze_epochs, store=False if no_store else store,
-        precision=precision, compile=compile, num_workers=workers, views=views,
+        data, out, source, regions, split_seed, allow_leaks, max_bad, shared.interval(ci), folds, seeds, recipe,
+        **settings,
     )  # fmt: skip
     shared.print_scores(scores, as_json, run=str(run), split="valid")
     if as_json:

@@ -34,6 +34,7 @@ from mura_fastai.results.scoring import decision_of, evaluate_run, predictions_o
 from mura_fastai.results.suspects import spare_reader, suspects_of_run, write_suspects
 from mura_fastai.results.tables import write_predictions
 from mura_fastai.training.learner import mura_learner
+from mura_fastai.training.recipes import recipe_settings
 from mura_fastai.training.repeats import check_repeats, is_repeats, read_repeats, sub_runs, train_repeats
 from mura_fastai.training.runs import load_run, read_settings, train_run
 
@@ -49,12 +50,17 @@ def train(
     ci: str | None = "bootstrap",  # intervals of the scores
     folds: int | None = None,  # cross-validation: each fold in turn is scored by what was trained on the others
     seeds: int = 1,  # trainings that differ in their seed alone
+    recipe: str | None = None,  # fills in what `settings` leave open: a name in `RECIPES`
     **settings,  # of `train_run`: arch, size, epochs, bs, lr, seed, pretrained, weights, ...
 ) -> tuple[Path, pd.DataFrame]:  # the run's folder; scores of its valid rows, indexed by region
     """`mura train`: read the data, train on train, choose on tune, score on valid; all of it kept in a run folder.
 
     With folds or seeds the folder holds a run for each of them, and the scores are those of `score_repeats`."""
     check_interval(ci)  # not after hours of training
+    if recipe is not None:
+        settings = recipe_settings(recipe, **settings)
+        arch, size, epochs = (settings[k] for k in ("arch", "size", "epochs"))
+        print(f"recipe {recipe}: {arch} at {size} px, {epochs} epochs", file=sys.stderr)
     repeated = folds is not None or seeds != 1
     if repeated:
         check_repeats(folds, seeds)
@@ -253,6 +259,7 @@ def find_lr(
     allow_missing: bool = False,  # layers that `weights` lacks start fresh
     num_workers: int | None = None,  # decoding threads
     figure: str | Path | None = None,  # where to draw the curve; nowhere where not given
+    until: str | None = None,  # keep a timm network up to this stage, such as layer3 of a ResNet
 ) -> float:  # the suggested highest learning rate
     "`mura lr-find`: fastai's search for a learning rate, its valley."
     images = read_data(data, source, regions, max_bad, split_seed, allow_leaks, size)
@@ -260,7 +267,7 @@ def find_lr(
     # The same store that `train` takes: what is decoded here is decoded for it too.
     store = auto_store(images, size, stderr_bar("decoding images"))
     dls = mura_dls(images, size=size, bs=bs, store=store, num_workers=num_workers, max_bad=max_bad)
-    learn = mura_learner(dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing)
+    learn = mura_learner(dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing, until=until)
     # fastai keeps the weights aside while it searches, in a folder that it makes under the learner's path.
     with tempfile.TemporaryDirectory() as aside, learn.no_bar(), learn.no_logging():
         learn.path = Path(aside)

@@ -10,6 +10,7 @@ from mura_fastai.data.studies import REGIONS
 from mura_fastai.share.report_facts import Facts
 from mura_fastai.share.report_parts import bullets, command, folded, listed, note, one_of, section
 from mura_fastai.text import short
+from mura_fastai.training.runs import CHANGES
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,13 @@ def train_command(facts: Facts) -> list:
         words += ["--no-pretrained"]
     words += ["--allow-missing"] if s.get("allow_missing") else []
     words += ["--freeze-epochs", s["freeze_epochs"]] if s.get("pretrained") else []
+    for name in ("until", "pool", "dropout", "layer_decay"):
+        words += [f"--{name.replace('_', '-')}", s[name]] if s.get(name) is not None else []
+    words += ["--region-aware"] if s.get("region_aware") else []
+    words += ["--schedule", s["schedule"]] if s.get("schedule", "one-cycle") != "one-cycle" else []
+    words += ["--optimizer", s["optimizer"]] if s.get("optimizer", "fastai") != "fastai" else []
+    changes = [f"{k}={str(v).lower()}" for k, v in (s.get("augment") or {}).items() if CHANGES.get(k) != v]
+    words += ["--augment", ",".join(changes)] if changes else []
     words += ["--split-seed", data["split_seed"]] if data.get("split_seed") else []
     some = data.get("source") == "mura" and set(data.get("regions") or REGIONS) < set(REGIONS)
     words += ["--regions", ",".join(data["regions"])] if some else []

@@ -221,6 +221,10 @@ def _pooled(net: nn.Module, views: str | None, by: str, compile: bool) -> nn.Mod
     return StudyNet(net, views)
 
 
+def _layer_splitter(net: nn.Module) -> list:
+    return net.layer_groups()
+
+
 @delegates(Learner.__init__)
 def mura_learner(
     dls: DataLoaders,  # from `mura_dls`
@@ -228,6 +232,11 @@ def mura_learner(
     pretrained: bool = True,  # ImageNet weights for a timm network
     weights=None,  # a local file of weights instead of timm's hub
     allow_missing: bool = False,  # layers that `weights` lacks start fresh
+    until: str | None = None,  # keep a timm network up to this stage, such as layer3 of a ResNet
+    pool: str | None = None,  # a timm network's, over places: avg, max, avgmax, catavgmax or gem; its own if not given
+    dropout: float | None = None,  # share of features dropped before the last layer; the network's own where not given
+    region_aware: bool = False,  # let the region scale and shift the features before the last layer (`RegionFiLM`)
+    by_layer: bool = False,  # a parameter group for each layer of a timm network, for `layer_rates`
     precision: str = "auto",  # of training: fp32, bf16, fp16, or the fastest of the device; predictions are in fp32
     compile: bool = False,  # have PyTorch compile the network: pays after minutes on a GPU, and not on a CPU
     views: str | None = None,  # of loaders by study: how the network pools them: mean, max or attention (`StudyNet`)
@@ -239,17 +248,26 @@ def mura_learner(
     and no question to the device before an epoch ends.
 
     A pretrained body starts frozen, as `vision_learner`'s does: `fine_tune` trains the head first, then all.
-    Raises `InputError` for an unknown name and where weights cannot be had.
+    Raises `InputError` for an unknown name, for options that the network has not, and where weights cannot be had.
     """
     regions = list(dls.vocab[0])
     net, frozen = arch, False
     if isinstance(arch, str):
-        net = create_net(arch, pretrained, weights, getattr(dls, "size", None), allow_missing)
+        size = getattr(dls, "size", None)
+        net = create_net(
+            arch, pretrained, weights, size, allow_missing, until, pool, dropout, len(regions) if region_aware else 0
+        )
         cfg = getattr(getattr(net, "body", None), "pretrained_cfg", None)
         set_stats(dls, *((float(np.mean(cfg["mean"])), float(np.mean(cfg["std"]))) if cfg else GREY_STATS))
         frozen = cfg is not None and bool(pretrained or weights)
     elif weights is not None:
         raise InputError("weights= goes with a network's name; load a module's weights before handing it over")
+    else:
+        options = dict(until=until, pool=pool, dropout=dropout, region_aware=region_aware or None)
+        if given := [name for name, value in options.items() if value is not None]:
+            raise InputError(f"{given[0]}= goes with a network's name; a module has it already or not")
+    if by_layer and not hasattr(net, "layer_groups"):
+        raise InputError("rates by layer are for networks of timm, or for a module with layer_groups(); leave them out")
     net = _pooled(net, views, getattr(dls, "by", "image"), compile)
     # Half as fast again on a CPU, and what tensor cores want on a GPU.
     net = net.to(memory_format=torch.channels_last)
@@ -260,7 +278,7 @@ def mura_learner(
         opt_func=fused_adam,
         loss_func=RegionWeightedBCE.from_images(rows, regions),
         metrics=[study_kappa(), study_auroc()],
-        splitter=_splitter,
+        splitter=_layer_splitter if by_layer else _splitter,
     ) | kwargs  # fmt: skip
     learn = Learner(dls, net, **kwargs)
     learn.precision = resolve_precision(precision, dls.device)

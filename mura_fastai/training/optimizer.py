@@ -3,6 +3,9 @@
 import torch
 from fastai.optimizer import OptimWrapper
 
+# By the names that users give: fastai's own defaults, and those of Kingma & Ba (2015, arXiv 1412.6980).
+OPTIMIZERS = {"fastai": {}, "adam": dict(sqr_mom=0.999, eps=1e-8, wd=0.0)}
+
 
 class FusedAdamW(torch.optim.AdamW):
     """torch's fused AdamW that spares biases and norms the weight decay, as fastai's Learner and timm do.

@@ -1,9 +1,11 @@
 """The run folder: everything that one training was, readable on another machine, and nothing in it a pickle."""
 
 import hashlib
+import inspect
 import math
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +15,7 @@ from fastai.learner import Learner
 from fastai.torch_core import set_seed
 from safetensors.torch import save
 
+from mura_fastai.data.augment import AugmentXray, xray_tfms
 from mura_fastai.data.loaders import mura_dls, usable_rows
 from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.store import Store, auto_store
@@ -22,13 +25,19 @@ from mura_fastai.files import read_yaml, replacing, write_text
 from mura_fastai.models.backbones import OWN, fill
 from mura_fastai.models.views import POOLINGS
 from mura_fastai.provenance import checkout, versions
+from mura_fastai.text import name_some
 from mura_fastai.training.learner import mura_learner
+from mura_fastai.training.optimizer import OPTIMIZERS, fused_adam
 from mura_fastai.training.progress import EpochLines, History
+from mura_fastai.training.schedules import PLATEAU, check_schedule, fit_schedule, layer_rates
 
 # What was made with the weights, and is nothing without them.
 OF_WEIGHTS = ("predictions.csv", "predictions-tune.csv", "decision.yaml", "metrics.json")
 FORMAT = 1  # of the run folder; a later version of the package reads every earlier one
 LEARNING_RATES = {"own": 2e-3, "scratch": 1e-3, "pretrained": 1e-3}  # highest of the one-cycle schedule
+FORM = ("until", "pool", "dropout", "region_aware", "views")  # settings of the network itself: its weights fit no other
+# What training images go through, and by how much where nobody says.
+CHANGES = {k: p.default for k, p in inspect.signature(AugmentXray.__init__).parameters.items() if k != "self"}
 _NEEDED = {"format": int, "arch": str, "size": int, "bs": int, "seed": int}  # what reading a run rests on
 
 
@@ -77,7 +86,16 @@ def train_run(
     pretrained: bool = True,  # ImageNet weights for a timm network
     weights: str | Path | None = None,  # a local file of weights instead of timm's hub
     allow_missing: bool = False,  # layers that `weights` lacks start fresh
+    until: str | None = None,  # keep a timm network up to this stage, such as layer3 of a ResNet
+    pool: str | None = None,  # a timm network's, over places: avg, max, avgmax, catavgmax or gem; its own if not given
+    dropout: float | None = None,  # share of features dropped before the last layer; the network's own where not given
+    region_aware: bool = False,  # let the region scale and shift the features before the last layer
     freeze_epochs: int = 1,  # epochs for the head alone before, where the body is pretrained
+    layer_decay: float | None = None,  # factor of the learning rate from a timm network's layer to the one below
+    schedule: str = "one-cycle",  # or "plateau": divided by ten whenever the tune loss has not fallen in an epoch
+    optimizer: str = "fastai",  # Adam with fastai's defaults, or "adam": with those of its paper
+    augment: dict | None = None,  # what differs from the defaults of `xray_tfms`, such as {"max_rotate": 10}
+    recipe: str | None = None,  # for the record: the recipe that these settings come from, by `recipe_settings`
     store: str | Path | bool | None = None,  # decoded images: a store's folder; None: one in the cache; False: none
     precision: str = "auto",  # fp32, bf16, fp16, or auto: the fastest of the device
     compile: bool = False,  # have PyTorch compile the network; pays on a GPU in long runs
@@ -88,7 +106,8 @@ def train_run(
 ) -> Path:  # the run's folder
     """Train a network, choose its best epoch on tune, and leave a run folder.
 
-    One-cycle for a network without pretrained weights; frozen epochs and then discriminative one-cycle for one with.
+    One-cycle for a network without pretrained weights; frozen epochs and then discriminative one-cycle for one with,
+    or the rate divided by ten on a plateau (see `fit_schedule`).
     Raises `InputError` for what is wrong beforehand and `TrainingError` for a loss that is not a number.
     """
     out = Path(out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{arch.replace('/', '_')}")
@@ -101,6 +120,12 @@ def train_run(
     if epochs < 1:
         raise InputError(f"{epochs} epochs: nothing would be trained; ask for at least one (--epochs)")
     own, starts_trained = arch in OWN, arch not in OWN and bool(pretrained or weights)
+    if layer_decay is not None:
+        layer_rates(1.0, layer_decay, 1)  # says so where it is no decay
+    if optimizer not in OPTIMIZERS:
+        raise InputError(f"unknown optimizer {optimizer!r}; the known ones are {', '.join(OPTIMIZERS)}")
+    check_schedule(schedule)
+    tfms = _augmentation(augment or {})
     lr = lr or LEARNING_RATES["own" if own else "pretrained" if starts_trained else "scratch"]
     if store is None or store is True:
         decoded = auto_store(images, size, stderr_bar("decoding images"))
@@ -111,15 +136,24 @@ def train_run(
     skipped = [*skipped, *bad]
     set_seed(seed, reproducible=True)
     by = "study" if views else "image"
-    dls = mura_dls(images, size=size, bs=bs, store=decoded, num_workers=num_workers, max_bad=None, by=by)
+    dls = mura_dls(
+        images, size=size, bs=bs, store=decoded, batch_tfms=tfms, num_workers=num_workers, max_bad=None, by=by
+    )
+    form = dict(until=until, pool=pool, dropout=dropout, region_aware=region_aware, views=views)
     learn = mura_learner(
-        dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing, precision=precision,
-        compile=compile, views=views,
+        dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing,
+        by_layer=layer_decay is not None, precision=precision, compile=compile,
+        opt_func=partial(fused_adam, **OPTIMIZERS[optimizer]), **form,
     )  # fmt: skip
+    if fresh := getattr(learn.model, "fresh", None):
+        print(f"{weights}: lacks {name_some(fresh)}, which start(s) fresh", file=sys.stderr)
     settings = dict(
-        format=FORMAT, arch=arch, size=size, epochs=epochs, freeze_epochs=freeze_epochs if starts_trained else 0, bs=bs,
-        views=views, lr=lr, seed=seed, pretrained=starts_trained, weights=str(weights) if weights else None,
-        allow_missing=allow_missing, precision=learn.precision, compile=compile,
+        format=FORMAT, recipe=recipe, arch=arch, size=size, epochs=epochs,
+        freeze_epochs=freeze_epochs if starts_trained else 0, bs=bs, lr=lr, layer_decay=layer_decay, schedule=schedule,
+        plateau=dict(PLATEAU) if schedule == "plateau" else None, optimizer=optimizer,
+        augment={k: getattr(tfms[0], k) for k in CHANGES}, **form, seed=seed, pretrained=starts_trained,
+        weights=str(weights) if weights else None, allow_missing=allow_missing, precision=learn.precision,
+        compile=compile,
         store=str(decoded.path) if store not in (None, True, False) else store is not False, num_workers=num_workers,
         max_bad=max_bad,
         data=provenance_of(images, data), versions=versions(),
@@ -133,13 +167,18 @@ def train_run(
     best = KeepBest(out / "weights" / "best.safetensors", history)
     cbs = [history, EpochLines(history, epochs + settings["freeze_epochs"]), best]
     with learn.no_bar(), learn.no_logging():
-        if settings["freeze_epochs"]:
-            learn.fine_tune(epochs, base_lr=lr, freeze_epochs=freeze_epochs, cbs=cbs)
-        else:
-            learn.unfreeze()
-            learn.fit_one_cycle(epochs, lr, cbs=cbs)
+        fit_schedule(learn, epochs, lr, settings["freeze_epochs"], layer_decay, schedule, cbs)
     print(f"kept the weights of epoch {best.epoch_kept + 1} (best on tune)", file=sys.stderr)
     return out
+
+
+def _augmentation(augment: dict) -> list:
+    "The transforms of batches, with these changes."
+    if wrong := [k for k in augment if k not in CHANGES]:
+        raise InputError(f"no change of images is called {wrong[0]!r}; there are {', '.join(CHANGES)}")
+    if wrong := [k for k, v in augment.items() if not isinstance(v, (int, float))]:
+        raise InputError(f"augmentation {wrong[0]}={augment[wrong[0]]!r}: a number, or true or false")
+    return xray_tfms(**augment)
 
 
 def load_run(
@@ -153,10 +192,10 @@ def load_run(
     if not best.exists():
         raise InputError(f"{run}: no weights yet; train it to the end of an epoch first")
     images = read_table(run / "images.csv")
-    views = settings.get("views")  # runs of former versions have none
-    by = "study" if views else "image"
+    form = {k: settings.get(k) for k in FORM}  # an earlier run has none of them
+    by = "study" if form["views"] else "image"
     dls = mura_dls(images, settings["size"], settings["bs"], num_workers=num_workers, max_bad=None, by=by)
-    learn = mura_learner(dls, settings["arch"], pretrained=False, views=views)
+    learn = mura_learner(dls, settings["arch"], pretrained=False, **form)
     fill(learn.model, best)
     learn.model.eval()
     return learn
