@@ -154,7 +154,8 @@ def load_pretrained(
     if wrong or missing == needed:
         raise InputError(f"{file}: weights of another network: {_some(wrong or missing)} do not fit {_name(body)}")
     if missing and not allow_missing:
-        raise InputError(f"{file}: lacks {_some(missing)} of {_name(body)}; allow_missing=True lets them start fresh")
+        remedy = "allow_missing=True lets them start fresh (--allow-missing)"
+        raise InputError(f"{file}: lacks {_some(missing)} of {_name(body)}; {remedy}")
     body.load_state_dict(state, strict=False)
     return missing
 
