@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.distributed import DistributedDL
 from fastai.torch_core import set_seed
 from safetensors.torch import save_file
 
@@ -200,6 +201,15 @@ def test_an_epoch_holds_every_study_once_in_a_new_order(dls):
     passes = [[s for b in dls.train for s in b[2].tolist()] for _ in range(2)]
     n = dls.train.items.study.nunique() // BS * BS
     assert len(dls.train) * BS == n and all(len(set(p)) == n for p in passes) and passes[0] != passes[1]
+
+
+def test_two_processes_share_an_epoch_and_count_studies(images, store, monkeypatch):
+    dl = mura_dls(images, SIZE, 2, store=store, by="study").valid
+    monkeypatch.setattr(DistributedDL, "_broadcast", lambda self, idxs, rank: list(idxs))
+    parts = [DistributedDL(dl, rank, 2) for rank in (0, 1)]
+    seen = [torch.cat([b[2] for b in part]) for part in parts]
+    assert torch.cat(seen)[: dl.n].tolist() == [study_code(s) for s in dl.items.study.unique()]
+    assert [part.i for part in parts] == [len(s) for s in seen]
 
 
 def test_training_takes_other_views_each_epoch_and_prediction_takes_all(images, store):

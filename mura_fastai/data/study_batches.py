@@ -29,21 +29,23 @@ class OneView(DisplayedTransform):
 class PadViews(ItemTransform):
     """M x 1 x H x W, study after study, to N x V x 1 x H x W: black views stand where a study has fewer than V.
 
-    Last of all transforms, so that each real view is augmented by a draw of its own, and none that is not there.
+    Last of all transforms, so that each real view is augmented by a draw of its own, and none that is not there. Until
+    then the mask comes first in the batch, since fastai counts the rows of a batch by its first item.
     """
 
     order = 1000
 
     def encodes(self, batch: list) -> tuple:
-        x, mask = batch[0], batch[3].as_subclass(torch.Tensor)
-        if x.ndim == 5:
+        if batch[0].ndim == 5:
             return tuple(batch)
+        mask, x, region, study, *label = batch
+        views, mask = mask, mask.as_subclass(torch.Tensor)
         n, most = mask.shape
         # Where each place's view lies among the M; without asking the device how many there are.
         at = (mask.flatten().cumsum(0) - 1).clamp(min=0)
         padded = x.as_subclass(torch.Tensor).index_select(0, at)
         padded.masked_fill_(~mask.flatten()[:, None, None, None], 0)
-        return (padded.view(n, most, *x.shape[1:]).as_subclass(TensorXray), *batch[1:])
+        return padded.view(n, most, *x.shape[1:]).as_subclass(TensorXray), region, study, views, *label
 
 
 class StudyDL(XrayDL):
@@ -107,7 +109,7 @@ class StudyDL(XrayDL):
             first = on_device((np.cumsum(views) - views).tolist(), on)
             mask = on_device((np.arange(views.max()) < views[:, None]).tolist(), on).bool()
             region, study, *label = (c[first] for c in codes)
-            yield pixels, region, study, mask.as_subclass(TensorCategory), *label
+            yield mask.as_subclass(TensorCategory), pixels, region, study, *label
 
     def _one_pass(self):
         self._n_inp, self._types = 4, {tuple: [TensorXray, *[TensorCategory] * 4]}

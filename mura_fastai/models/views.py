@@ -80,7 +80,8 @@ class StudyNet(nn.Module):
             raise InputError(f"views are not pooled by {pool!r}; choose one of {', '.join(POOLINGS)}")
         lacks = [name for name in ("features", "n_features", "classifier") if not hasattr(net, name)]
         if lacks:
-            raise InputError(f"{type(net).__name__}: has no {lacks[0]}; views are pooled between features and classifier")
+            kind = type(net).__name__
+            raise InputError(f"{kind}: has no {lacks[0]}; views are pooled between features and classifier")
         self.net, self.pool = net, POOLINGS[pool](net.n_features)
         self.keep_attention, self.attention = False, None
 

@@ -186,14 +186,15 @@ class LoadedRun:
         Of a network that pools views that is each view alone; then the study's probability and n weights come too."""
         code = torch.full((len(squares),), int(self.codes.get(region, 0)))
         mask = torch.ones((1, len(squares)), dtype=torch.bool)
-        codes = (t.as_subclass(TensorCategory) for t in (code, code, mask))
-        batch = (torch.from_numpy(squares)[:, None].as_subclass(TensorXray), *codes)
+        code, mask = code.as_subclass(TensorCategory), mask.as_subclass(TensorCategory)
+        batch = (torch.from_numpy(squares)[:, None].as_subclass(TensorXray), code, code)
         loss, net, whole = self.learn.loss_func, self.learn.model, None
+        batch = (mask, *batch) if isinstance(net, StudyNet) else batch
         with self.lock:
             batch = self.dl.after_batch(to_device(batch, self.dl.device))
-            x, codes, _, mask = (t.as_subclass(torch.Tensor) for t in batch)
-            if isinstance(net, StudyNet):
-                whole = self._whole(x, codes[:1], mask)
+            x, codes, _, *views = (t.as_subclass(torch.Tensor) for t in batch)
+            if views:
+                whole = self._whole(x, codes[:1], *views)
                 x = x[0]
             if self.mapper is not None:
                 logits, maps = self.mapper(x, codes)
