@@ -30,6 +30,7 @@ from mura_fastai.errors import BadImage, InputError, TrainingError
 from mura_fastai.models.backbones import GeM, create_net, stages, timm_net
 from mura_fastai.models.cnn import MuraCNN, mura_cnn
 from mura_fastai.models.cost import Cost, network_cost
+from mura_fastai.models.plain import PlainCNN
 from mura_fastai.models.regions import RegionFiLM
 from mura_fastai.models.views import GatedAttention, StudyNet
 from mura_fastai.results.audit import audit_shortcuts, draw_shortcuts, format_shortcuts, shortcuts_to_json

@@ -30,7 +30,7 @@ ROOMS = [
     "data.phantom_bones", "data.phantom_anatomy", "data.phantom_draw", "data.phantom_findings", "data.phantom_views",
     "data.phantom", "data.store_files", "data.store", "data.reading", "data.augment", "data.decoding",
     "data.resident", "data.batches", "data.study_batches", "data.loaders",
-    "models.regions", "models.cnn", "models.backbones", "models.views", "models.cost",
+    "models.regions", "models.cnn", "models.plain", "models.backbones", "models.views", "models.cost",
     "training.optimizer", "training.precision", "training.recording", "training.learner",
     "training.schedules", "training.recipes", "training.progress", "training.runs", "training.repeats",
     "results.measures", "results.intervals", "results.guessing", "results.pooling", "results.calibrate",

@@ -21,7 +21,8 @@ from timm.models import adapt_input_conv, group_parameters
 from torch import nn
 
 from ..errors import InputError
-from .cnn import mura_cnn
+from .cnn import SIZES, mura_cnn
+from .plain import PlainCNN
 from .regions import RegionFiLM
 
 # %% ../../nbs/21_models.backbones.ipynb #ea639cd7
@@ -322,11 +323,11 @@ def _check_hub(arch: str, cfg):
         raise InputError(_no_weights(arch, "the hub cannot be reached")) from None
 
 # %% ../../nbs/21_models.backbones.ipynb #ae08eda5
-OWN = {"mura_cnn": mura_cnn}  # networks of this package, by the name that users give
+OWN = (*SIZES, "plain_cnn")  # networks of this package, by the names that users give
 
 
 def create_net(
-    arch: str,  # "mura_cnn" or any timm name
+    arch: str,  # one of `OWN`, or any timm name
     pretrained: bool = True,  # ImageNet weights, where the network has any
     weights: str | Path | None = None,  # a file of weights instead of the hub
     size: int | None = None,  # image side, for networks built for one size
@@ -345,7 +346,13 @@ def create_net(
     for name, value in dict(until=until, pool=pool).items():
         if value is not None:
             raise InputError(f"{name}={value!r} is for timm's networks, not for {arch}; leave it out (--{name})")
-    net = OWN[arch](**({} if dropout is None else {"dropout": dropout}), n_regions=n_regions)
+    options = dict(n_regions=n_regions, **({} if dropout is None else {"dropout": dropout}))
+    if arch in SIZES:
+        net = mura_cnn(widths=SIZES[arch], **options)
+    elif size:
+        net = PlainCNN(size, **options)
+    else:
+        raise InputError(f"{arch} is made for one size of image; say which (size=, --size)")
     if weights is not None:
         fill(net, weights)
     return net

@@ -156,8 +156,7 @@ class MuraCNN(nn.Module):
 def mura_cnn(
     num_classes: int = 1,  # logits a row
     in_chans: int = 1,  # image channels
-    size: str = "mura_cnn",  # a name in `SIZES`
     **kwargs,  # `widths`, `depth`, `grid`, `hidden`, `dropout`, `n_regions` of `MuraCNN`
 ) -> MuraCNN:
     "The custom CNN of this package, with fresh weights."
-    return MuraCNN(num_classes, in_chans, **({"widths": SIZES[size]} | kwargs))
+    return MuraCNN(num_classes, in_chans, **kwargs)
