@@ -48,6 +48,24 @@ def test_mura_cnn_takes_region_classes_and_channels():
     assert net(torch.rand(2, 2, 32, 32), torch.tensor([0, 1])).shape == (2, 3)
 
 
+def test_mura_cnn_sees_the_same_at_another_exposure():
+    "Brighter, or with more contrast: neither is a finding."
+    torch.manual_seed(0)
+    net, x = mura_cnn().eval(), torch.rand(2, 1, 64, 64)
+    torch.testing.assert_close(net(1.5 * x - 0.3), net(x), atol=2e-3, rtol=1e-3)
+    assert (net(x.flip(3)) - net(x)).abs().max() > 2e-3  # what else changes does matter
+
+
+def test_the_plain_network_is_what_it_says_and_knows_its_size():
+    net = create_net("plain_cnn", size=48).eval()
+    convs = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [c.out_channels for c in convs] == [16, 32, 64, 128] and {c.kernel_size for c in convs} == {(3, 3)}
+    x = torch.rand(2, 1, 48, 48)
+    torch.testing.assert_close(net.classifier(net.features(x)), net(x))
+    with pytest.raises(InputError, match="one size"):
+        create_net("plain_cnn")
+
+
 def test_every_weight_of_mura_cnn_learns():
     torch.manual_seed(0)
     net = MuraCNN(**SMALL)

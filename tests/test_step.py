@@ -107,7 +107,7 @@ def test_a_half_precision_step_that_overflows_is_left_out(images):
     class Watch(Callback):
         def after_batch(self):
             if self.training:
-                weights.append(self.model.head[-1].weight.detach().clone())
+                weights.append(self.model.classifier.weight.detach().clone())
 
     class Huge(Callback):
         order = -20
@@ -116,7 +116,7 @@ def test_a_half_precision_step_that_overflows_is_left_out(images):
             if self.iter == 0:
                 self.learn.loss_grad = self.loss_grad * 1e38
 
-    start = learn.model.head[-1].weight.detach().clone()
+    start = learn.model.classifier.weight.detach().clone()
     quietly(learn, "fit", 1, 1e-3, cbs=[Watch(), Huge()])
     assert torch.equal(weights[0], start) and not torch.equal(weights[1], weights[0])
     assert learn.scaler.get_scale() == 2.0**15  # halved once
