@@ -242,6 +242,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'mura_fastai/models/views.py'),
                                           'mura_fastai.models.views.StudyNet.forward': ( 'models.views.html#studynet.forward',
                                                                                          'mura_fastai/models/views.py'),
+                                          'mura_fastai.models.views.StudyNet.layer_groups': ( 'models.views.html#studynet.layer_groups',
+                                                                                              'mura_fastai/models/views.py'),
                                           'mura_fastai.models.views.StudyNet.param_groups': ( 'models.views.html#studynet.param_groups',
                                                                                               'mura_fastai/models/views.py')},
             'mura_fastai.results.curves': { 'mura_fastai.results.curves._arrays': ( 'results.curves.html#_arrays',

@@ -126,3 +126,8 @@ class StudyNet(nn.Module):
         "Those of the network of images; the pooling learns with its head."
         own = self.net.param_groups() if hasattr(self.net, "param_groups") else [list(self.net.parameters())]
         return [*own[:-1], [*own[-1], *self.pool.parameters()]]
+
+    def layer_groups(self) -> list[list[nn.Parameter]]:
+        "Those of the network of images, where it has any; the pooling learns with its head."
+        own = self.net.layer_groups()
+        return [*own[:-1], [*own[-1], *self.pool.parameters()]]
