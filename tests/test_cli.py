@@ -340,13 +340,13 @@ def test_the_demo_runs_from_phantom_to_picture_and_overwrites_none(mura, tmp_pat
 
 def test_the_demo_takes_its_phantom_again_and_makes_it_anew_where_a_file_is_lost(tmp_path, monkeypatch):
     monkeypatch.setenv("MURA_CACHE", str(tmp_path / "cache"))
-    root, images = demo_phantom(35, size=32)
+    root, images = demo_phantom(20, size=96)
     made = {path: Path(path).stat().st_mtime_ns for path in images.path}
-    assert demo_phantom(35, size=32)[0] == root
+    assert demo_phantom(20, size=96)[0] == root
     assert {path: Path(path).stat().st_mtime_ns for path in images.path} == made, "a whole phantom is taken as it is"
     first = Path(images.path[0])
     first.unlink()
-    demo_phantom(35, size=32)
+    demo_phantom(20, size=96)
     assert first.exists()
 
 

@@ -71,11 +71,14 @@ class Residual(nn.Module):
         return torch.relu(self.branch(x) + self.shortcut(x))
 
 # %% ../../nbs/20_models.cnn.ipynb #ada8d476
-class SmoothMaxPool(nn.Sequential):
+class SmoothMaxPool(nn.Module):
     "Half the side: the largest of 2 x 2 around every pixel, then means of 2 x 2; after Zhang 2019 (arXiv 1904.11486)."
 
-    def __init__(self):
-        super().__init__(nn.MaxPool2d(2, stride=1, padding=1), nn.AvgPool2d(2))
+    def forward(
+        self,
+        x: torch.Tensor,  # N x C x H x W
+    ) -> torch.Tensor:  # N x C x H/2 x W/2
+        return F.avg_pool2d(F.max_pool2d(x, 2, stride=1, padding=1), 2)
 
 # %% ../../nbs/20_models.cnn.ipynb #ada8d479
 class PlacesAndPeak(nn.Module):

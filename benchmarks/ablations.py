@@ -1,0 +1,169 @@
+"""What each part of `mura_cnn` is worth: networks that differ in one thing, trained alike on one split of FracAtlas.
+
+    python benchmarks/ablations.py FRACATLAS OUT --seeds 0 1 2 > benchmarks/ablations.txt
+
+FracAtlas's valid rows are not looked at: the others are dealt out anew by patient, two thirds to learn from and a third
+to score on. Every network has the same pictures, augmentation, epochs and schedule, and the weights of its last epoch
+are scored, so that nothing is chosen. Predictions lie in OUT; what is there is not trained again. Each difference of
+AUROC is paired, radiograph by radiograph, with a 95 % interval over patients (`mura compare`); the spread between
+seeds stands beside it, and is no part of it.
+"""
+
+import argparse
+import platform
+import sys
+import time
+from pathlib import Path
+
+import torch
+from fastai.torch_core import set_seed
+from torch import nn
+
+from mura_fastai.data.loaders import mura_dls
+from mura_fastai.data.reading import read_data
+from mura_fastai.data.store import auto_store
+from mura_fastai.data.studies import patient_split
+from mura_fastai.models.backbones import GeM
+from mura_fastai.models.cnn import MuraCNN, SmoothMaxPool, mura_cnn
+from mura_fastai.models.cost import network_cost
+from mura_fastai.models.plain import PlainCNN
+from mura_fastai.results.compare import compare
+from mura_fastai.results.predict import predict_images
+from mura_fastai.results.tables import read_predictions, write_predictions
+from mura_fastai.training.learner import mura_learner
+
+
+class ChannelAttention(nn.Module):
+    "Squeeze and excitation (Hu et al. 2018, arXiv 1709.01507)."
+
+    def __init__(self, channels: int):
+        super().__init__()
+        hidden = max(8, channels // 8)
+        self.weigh = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1),
+            nn.Sigmoid(),
+        )  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weigh(x)
+
+
+def replaced(net: nn.Module, kind: type, make) -> nn.Module:
+    "The network with each module of this kind replaced by what `make` makes of it."
+    for name, module in list(net.named_modules()):
+        if isinstance(module, kind):
+            net.set_submodule(name, make(module))
+    return net
+
+
+def with_head(net: MuraCNN, pool: nn.Module, pooled: int) -> MuraCNN:
+    net.pool = pool
+    net.head[0], net.head[1] = nn.BatchNorm1d(pooled), nn.Linear(pooled, net.n_features)
+    return net
+
+
+def grey_alone() -> MuraCNN:
+    net = mura_cnn()
+    net.contrast = nn.Identity()
+    net.stem[0] = nn.Conv2d(1, net.stem[0].out_channels, 3, padding=1, bias=False)
+    return net
+
+
+def with_attention() -> MuraCNN:
+    net = mura_cnn()
+    for stage in net.stages:
+        branch = stage[0].branch
+        branch.append(ChannelAttention(branch[-1][0].out_channels))
+    return net
+
+
+def with_dropout() -> MuraCNN:
+    net = mura_cnn(dropout=0.5)
+    for stage in net.stages:
+        stage.append(nn.Dropout(0.2))
+    return net
+
+
+NETS = {
+    "mura_cnn": lambda size: mura_cnn(),
+    "grey alone, no local contrast": lambda size: grey_alone(),
+    "max-pool, not smoothed": lambda size: replaced(mura_cnn(), SmoothMaxPool, lambda m: nn.MaxPool2d(2)),
+    "head: 8 x 8 grid, no peak": lambda size: with_head(
+        mura_cnn(), nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten()), 96 * 64
+    ),
+    "head: mean and peak, no grid": lambda size: mura_cnn(grid=1),
+    "head: generalised mean": lambda size: with_head(mura_cnn(), GeM(), 96),
+    "channel attention": lambda size: with_attention(),
+    "group norm": lambda size: replaced(
+        mura_cnn(), nn.BatchNorm2d, lambda m: nn.GroupNorm(m.num_features // 8, m.num_features)
+    ),
+    "dropout in every stage": lambda size: with_dropout(),
+    "a fourth stage": lambda size: mura_cnn(widths=(16, 32, 48, 64, 96)),
+    "two blocks a stage": lambda size: mura_cnn(depth=2),
+    "plain_cnn": PlainCNN,
+}
+
+
+def trained(images, make, seed: int, args, store):
+    "Predictions of the rows that are scored, after the last epoch."
+    set_seed(seed, reproducible=True)
+    dls = mura_dls(images, args.size, args.bs, store=store, max_bad=None)
+    learn = mura_learner(dls, make(args.size))
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(args.epochs, args.lr)
+    return predict_images(learn, images[images.split == "tune"], store=store)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", help="FracAtlas's folder")
+    parser.add_argument("out", type=Path, help="folder for predictions")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--bs", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--only", nargs="+", default=list(NETS), metavar="NET", help="some of the networks")
+    args = parser.parse_args()
+    images = read_data(args.data, "fracatlas", None, 0.05, 0, False, args.size)
+    images = images[images.split != "valid"].reset_index(drop=True)
+    images = patient_split(images.assign(split="train"), valid_pct=0.33, seed=5)
+    images.loc[images.split == "valid", "split"] = "tune"
+    store = auto_store(images, args.size, None)
+    preds = {}
+    for seed in args.seeds:  # all networks of one seed, then of the next: what is unfinished can be told already
+        for name in args.only:
+            file = args.out / f"{name.replace(' ', '_').replace(',', '').replace(':', '')}-{seed}.csv"
+            if not file.exists():
+                started = time.perf_counter()
+                found = trained(images, NETS[name], seed, args, store)
+                write_predictions(found, file)
+                print(f"{name}, seed {seed}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
+            preds.setdefault(name, []).append(read_predictions(file))
+    report(preds, images, args)
+
+
+def report(preds: dict, images, args):
+    print(f"python benchmarks/ablations.py FRACATLAS OUT --seeds {' '.join(map(str, args.seeds))}")
+    print(f"{args.size} px, {args.epochs} epochs, batches of {args.bs}, highest learning rate {args.lr}")
+    print(f"{platform.machine()}, {torch.get_num_threads()} thread(s), PyTorch {torch.__version__}")
+    scored = images[images.split == "tune"]
+    print(
+        f"{(images.split == 'train').sum()} to learn from, {len(scored)} scored ({(scored.label == 1).sum()} abnormal)"
+    )
+    print(f"\n{'':32}{'M mult-adds':>12} {'AUROC':>12}   {'less mura_cnn, 95 % interval':30} seeds")
+    base = preds["mura_cnn"]
+    for name, tables in preds.items():
+        row = compare(base, tables, names=["base", name], metrics=("auroc",)).loc["overall"]
+        cost = network_cost(NETS[name](args.size), args.size).multiply_adds / 1e6
+        spread = f" sd {row['auroc_b_seed_sd']:.3f}" if len(tables) > 1 else ""
+        less = (
+            ""
+            if name == "mura_cnn"
+            else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*(row[f"auroc_diff{end}"] for end in ("", "_lo", "_hi")))
+        )
+        print(f"{name:32}{cost:12.0f} {row['auroc_b']:7.3f}{spread:9}   {less:30} {len(tables)}")
+
+
+if __name__ == "__main__":
+    main()
