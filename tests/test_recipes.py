@@ -72,6 +72,9 @@ def test_what_was_made_for_another_kind_of_network_is_left_out():
         recipe="strong", arch="mura_cnn", size=RECIPES["strong"].size, epochs=RECIPES["strong"].epochs, bs=32
     )
     assert recipe_settings("strong", arch="resnet18")["layer_decay"] == RECIPES["strong"].layer_decay
+    assert recipe_settings("strong", arch="resnet18")["until"] == "layer3"  # the same network, other weights
+    other = recipe_settings("strong", arch="densenet121")
+    assert "until" not in other and other["pool"] == RECIPES["strong"].pool
     assert recipe_settings("paper", arch="mura_cnn", lr=3e-4)["lr"] == 3e-4
 
 
