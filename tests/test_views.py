@@ -174,6 +174,9 @@ def test_the_pooling_learns_with_the_head():
     groups, own = StudyNet(body).param_groups(), body.param_groups()
     assert [len(g) for g in groups] == [len(own[0]), len(own[1]), len(own[2]) + 5]
     assert sum(len(g) for g in groups) == len(list(StudyNet(body).parameters()))
+    layers = StudyNet(body).layer_groups()
+    assert [len(g) for g in layers[:-1]] == [len(g) for g in body.layer_groups()[:-1]]
+    assert sum(len(g) for g in layers) == len(list(StudyNet(body).parameters()))
 
 
 # ---------------------------------------------------------------- batches
