@@ -23,9 +23,9 @@ from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.reading import read_data
 from mura_fastai.data.store import auto_store
 from mura_fastai.data.studies import patient_split
-from mura_fastai.models.backbones import GeM
 from mura_fastai.models.cnn import MuraCNN, SmoothMaxPool, mura_cnn
 from mura_fastai.models.cost import network_cost
+from mura_fastai.models.heads import GeM
 from mura_fastai.models.plain import PlainCNN
 from mura_fastai.results.compare import compare
 from mura_fastai.results.predict import predict_images

@@ -27,9 +27,10 @@ from mura_fastai.data.studies import (
 from mura_fastai.data.study_batches import StudyDL
 from mura_fastai.data.traits import traits
 from mura_fastai.errors import BadImage, InputError, TrainingError
-from mura_fastai.models.backbones import GeM, create_net, stages, timm_net
+from mura_fastai.models.backbones import create_net, timm_net
 from mura_fastai.models.cnn import MuraCNN, mura_cnn
 from mura_fastai.models.cost import Cost, network_cost
+from mura_fastai.models.heads import GeM, stages
 from mura_fastai.models.plain import PlainCNN
 from mura_fastai.models.regions import RegionFiLM
 from mura_fastai.models.views import GatedAttention, StudyNet

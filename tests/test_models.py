@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from mura_fastai.errors import InputError
-from mura_fastai.models.backbones import create_net, fill, load_pretrained, read_weights, timm_net
+from mura_fastai.models.backbones import create_net, timm_net
 from mura_fastai.models.cnn import MuraCNN, mura_cnn
+from mura_fastai.models.weights import fill, load_pretrained, read_weights
 
 SMALL = dict(widths=(4, 8, 12), depth=2, grid=4, hidden=16)
 

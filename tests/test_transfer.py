@@ -13,7 +13,8 @@ from timm.optim import param_groups_layer_decay
 
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.errors import InputError
-from mura_fastai.models.backbones import GeM, create_net, timm_net
+from mura_fastai.models.backbones import create_net, timm_net
+from mura_fastai.models.heads import GeM
 from mura_fastai.results.predict import predict_images
 from mura_fastai.results.tables import read_predictions
 from mura_fastai.share.report_card import train_command

@@ -57,8 +57,8 @@ def recipe_settings(
     """Fill in what is not given. `train_run(images, **recipe_settings("paper", size=224))`.
 
     Of `augment` each change wins by itself. Where `arch` is given and of another kind (mura_cnn for a network of timm,
-    or the other way round), rates and options made for the recipe's network stay at their defaults; a stage to cut after
-    goes with the recipe's own network alone."""
+    or the other way round), rates and options made for the recipe's network stay at their defaults; a stage to cut
+    after goes with the recipe's own network alone."""
     from mura_fastai.models.backbones import OWN
 
     if name not in RECIPES:

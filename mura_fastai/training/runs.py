@@ -22,8 +22,9 @@ from mura_fastai.data.store import Store, auto_store
 from mura_fastai.data.studies import finish_images
 from mura_fastai.errors import InputError
 from mura_fastai.files import read_yaml, replacing, write_text
-from mura_fastai.models.backbones import OWN, fill
+from mura_fastai.models.backbones import OWN
 from mura_fastai.models.views import POOLINGS
+from mura_fastai.models.weights import fill
 from mura_fastai.provenance import checkout, versions
 from mura_fastai.text import name_some
 from mura_fastai.training.learner import mura_learner
