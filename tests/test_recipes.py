@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -91,6 +92,7 @@ def test_the_table_tells_every_number(mura):
     assert "densenet169" in cells["--arch"] and "0.0001" in cells["--lr"] and "max_rotate=30" in cells["--augment"]
     told = " ".join(mura("train", "--help")[1].split())
     assert all(f"{name}: {recipe.what}" in told for name, recipe in RECIPES.items())
+    assert recipes_table() in (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     for row in cells:
         assert row == "for" or f"{row} " in told, "the table speaks of options that there are"
 
