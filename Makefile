@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export MPLBACKEND := Agg
 # Two tests at a time, each file in one process, whose modules' fixtures are then made once. A thread for each: threads
 # that wait for one another lose more than they gain where others want the cores.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test quick soak lint notebooks clean
 

@@ -11,6 +11,11 @@ from mura_fastai.data.phantom import make_phantom
 pytest_plugins = ["browser"]
 
 
+def pytest_collection_modifyitems(items):
+    "The notebooks first: they take longest, and nobody should wait for them alone at the end."
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     "No test reads or fills the user's cache folder."
@@ -37,7 +42,11 @@ def run(root, tmp_path_factory):
     from mura_fastai.results.experiment import train
 
     out = tmp_path_factory.mktemp("runs") / "first"
-    return train(root, out, size=48, epochs=1, bs=16, num_workers=1)[0]
+    run = train(root, out, size=48, epochs=1, bs=16, num_workers=1)[0]
+    before = {f: f.read_bytes() for f in run.rglob("*") if f.is_file()}
+    yield run
+    changed = [f.name for f, held in before.items() if f.read_bytes() != held]
+    assert not changed, "a test changed the run that all share"
 
 
 @pytest.fixture

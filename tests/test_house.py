@@ -13,7 +13,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
 import mura_fastai
 
@@ -227,11 +226,3 @@ def test_a_notebook_can_be_published(file):
     text = nbformat.writes(nb)
     here = re.findall(r"(?:/work|/tmp|/root|/home|/Users)/[^\s\"']*|[A-Z]:\\\\Users[^\s\"']*", text)
     assert not here
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda p: p.stem)
-def test_a_notebook_runs_from_top_to_bottom(file, tmp_path):
-    nb = nbformat.read(file, 4)
-    nb.cells = [c for c in nb.cells if not re.search(r"^#\|\s*eval:\s*false", c.source, re.M)]
-    NotebookClient(nb, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()

@@ -320,9 +320,9 @@ def test_a_split_that_is_not_there_is_an_error(run):
         predictions_of(run, split="validation")
 
 
-def test_a_table_of_predictions_is_scored_against_the_labels_of_the_data(run, root, tmp_path):
-    whole = evaluate_run(run, ci=None)
-    bare = read_predictions(run / "predictions.csv")[["study", "p_abnormal"]]
+def test_a_table_of_predictions_is_scored_against_the_labels_of_the_data(own_run, root, tmp_path):
+    whole = evaluate_run(own_run, ci=None)
+    bare = read_predictions(own_run / "predictions.csv")[["study", "p_abnormal"]]
     bare.to_csv(tmp_path / "bare.csv", index=False)
     scores = evaluate_file(tmp_path / "bare.csv", root, ci=None)
     assert scores.auroc["overall"] == whole.auroc["overall"] and scores.attrs["unpredicted"] == 0
