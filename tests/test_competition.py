@@ -171,6 +171,7 @@ def test_kappa_is_that_of_the_competitions_script(root, tmp_path, seed):
 
 
 def test_a_runs_own_file_scores_as_its_table(mura, run, root, tmp_path):
+    run = shutil.copytree(run, tmp_path / "run")  # its scores are written anew
     predict([run], [root / "valid_image_paths.csv"], tmp_path / "p.csv")
     told = [
         json.loads(mura("evaluate", *a, "--ci", "none", "--json")[1])["scores"]["overall"]
