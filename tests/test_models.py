@@ -53,8 +53,10 @@ def test_mura_cnn_sees_the_same_at_another_exposure():
     "Brighter, or with more contrast: neither is a finding."
     torch.manual_seed(0)
     net, x = mura_cnn().eval(), torch.rand(2, 1, 64, 64)
-    torch.testing.assert_close(net(1.5 * x - 0.3), net(x), atol=2e-3, rtol=1e-3)
-    assert (net(x.flip(3)) - net(x)).abs().max() > 2e-3  # what else changes does matter
+    torch.testing.assert_close(net(1.5 * x - 0.3), net(x), atol=1e-4, rtol=0)
+    with_square = x.clone()
+    with_square[:, :, 20:40, 20:40] = 0
+    assert (net(with_square) - net(x)).abs().max() > 5e-4  # what else changes does matter
 
 
 def test_the_plain_network_is_what_it_says_and_knows_its_size():

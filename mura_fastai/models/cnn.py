@@ -72,13 +72,14 @@ class Residual(nn.Module):
 
 # %% ../../nbs/20_models.cnn.ipynb #ada8d476
 class SmoothMaxPool(nn.Module):
-    "Half the side: the largest of 2 x 2 around every pixel, then means of 2 x 2; after Zhang 2019 (arXiv 1904.11486)."
+    "Half the side: the largest of 2 x 2 around every corner, then means of 3 x 3; after Zhang 2019 (arXiv 1904.11486)."
 
     def forward(
         self,
         x: torch.Tensor,  # N x C x H x W
     ) -> torch.Tensor:  # N x C x H/2 x W/2
-        return F.avg_pool2d(F.max_pool2d(x, 2, stride=1, padding=1), 2)
+        # Odd windows around even ones: each cell has its two by two pixels in the middle, and no map drifts to a side.
+        return F.avg_pool2d(F.max_pool2d(x, 2, stride=1), 3, stride=2, padding=1, count_include_pad=False)
 
 # %% ../../nbs/20_models.cnn.ipynb #ada8d479
 class PlacesAndPeak(nn.Module):
