@@ -104,18 +104,19 @@ NETS = {
 }
 
 
-def trained(images, make, seed: int, args, store):
-    "Predictions of the rows that are scored, after the last epoch."
+def trained(images, net, seed: int, args, store, **options):
+    "Predictions of the rows that are scored, after the last epoch. `net`: a module for the side, or a name."
     set_seed(seed, reproducible=True)
     dls = mura_dls(images, args.size, args.bs, store=store, max_bad=None)
-    learn = mura_learner(dls, make(args.size))
+    learn = mura_learner(dls, net if isinstance(net, str) else net(args.size), pretrained=False, **options)
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(args.epochs, args.lr)
     return predict_images(learn, images[images.split == "tune"], store=store)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parsed(about: str, names: list[str] | None = None) -> argparse.Namespace:
+    "The command line."
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("data", help="FracAtlas's folder")
     parser.add_argument("out", type=Path, help="folder for predictions")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -123,34 +124,46 @@ def main():
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--bs", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--only", nargs="+", default=list(NETS), metavar="NET", help="some of the networks")
-    args = parser.parse_args()
+    if names:
+        parser.add_argument("--only", nargs="+", default=names, metavar="NET", help="some of the networks")
+    return parser.parse_args()
+
+
+def split_rows(args) -> tuple:
+    "The rows to learn from (train) and to score on (tune), and their pixels."
     images = read_data(args.data, "fracatlas", None, 0.05, 0, False, args.size)
     images = images[images.split != "valid"].reset_index(drop=True)
     images = patient_split(images.assign(split="train"), valid_pct=0.33, seed=5)
     images.loc[images.split == "valid", "split"] = "tune"
-    store = auto_store(images, args.size, None)
+    return images, auto_store(images, args.size, None)
+
+
+def main():
+    args = parsed(__doc__, list(NETS))
+    images, store = split_rows(args)
     preds = {}
     for seed in args.seeds:  # all networks of one seed, then of the next: what is unfinished can be told already
         for name in args.only:
             file = args.out / f"{name.replace(' ', '_').replace(',', '').replace(':', '')}-{seed}.csv"
             if not file.exists():
                 started = time.perf_counter()
-                found = trained(images, NETS[name], seed, args, store)
-                write_predictions(found, file)
+                write_predictions(trained(images, NETS[name], seed, args, store), file)
                 print(f"{name}, seed {seed}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
             preds.setdefault(name, []).append(read_predictions(file))
-    report(preds, images, args)
+    header("ablations.py", args, images)
+    report(preds, args)
 
 
-def report(preds: dict, images, args):
-    print(f"python benchmarks/ablations.py FRACATLAS OUT --seeds {' '.join(map(str, args.seeds))}")
+def header(script: str, args, images):
+    "What was run, on what."
+    print(f"python benchmarks/{script} FRACATLAS OUT --seeds {' '.join(map(str, args.seeds))}")
     print(f"{args.size} px, {args.epochs} epochs, batches of {args.bs}, highest learning rate {args.lr}")
     print(f"{platform.machine()}, {torch.get_num_threads()} thread(s), PyTorch {torch.__version__}")
-    scored = images[images.split == "tune"]
-    print(
-        f"{(images.split == 'train').sum()} to learn from, {len(scored)} scored ({(scored.label == 1).sum()} abnormal)"
-    )
+    learnt, scored = images[images.split == "train"], images[images.split == "tune"]
+    print(f"{len(learnt)} to learn from, {len(scored)} scored ({(scored.label == 1).sum()} abnormal)")
+
+
+def report(preds: dict, args):
     print(f"\n{'':32}{'M mult-adds':>12} {'AUROC':>12}   {'less mura_cnn, 95 % interval':30} seeds")
     base = preds["mura_cnn"]
     for name, tables in preds.items():
