@@ -41,7 +41,8 @@ def main():
     for region in REGIONS:
         rows = images[images.region == region]
         learnt, scored = rows[rows.split == "train"], rows[rows.split == "tune"]
-        print(f"of these {region}: {len(learnt)} to learn from, {len(scored)} scored ({int(scored.label.sum())} abnormal)")
+        told = f"{len(learnt)} to learn from, {len(scored)} scored ({int(scored.label.sum())} abnormal)"
+        print(f"of these {region}: {told}")
     print(f"\n{'':14}{'':10}{'AUROC':>8}  {'less common, 95 % interval':28} sd between seeds")
     for arm, tables in preds.items():
         scores = compare(preds["common"], tables, names=["base", arm], metrics=("auroc",))
