@@ -21,6 +21,7 @@ from mura_fastai.data.augment import GREY_STATS
 from mura_fastai.data.pixels import pad_square, read_grey
 from mura_fastai.data.store import Store
 from mura_fastai.errors import InputError
+from mura_fastai.models.cnn import mura_cnn
 from mura_fastai.training.precision import Autocast
 
 CPU, SIZE, BS = torch.device("cpu"), 64, 8
@@ -260,7 +261,7 @@ def test_all_four_ways_to_train_train_and_count(plan, store):
 
 
 def test_a_step_by_hand_learns(plan):
-    step = training.bare_step(plan, "mura_cnn")
+    step = training.bare_step(plan, mura_cnn())
     before = [p.detach().clone() for p in step.net.parameters()]
     batches = [(torch.rand(BS, 1, SIZE, SIZE), torch.arange(BS) % 2)] * 20
     assert step.run(iter(batches), plan).images >= steps.STEPS * BS

@@ -15,7 +15,7 @@ import yaml
 from torch import nn
 
 from mura_fastai.bench import frontier as floor
-from mura_fastai.bench.frontier import frontier, speed_cases
+from mura_fastai.bench.frontier import Network, frontier, speed_cases
 from mura_fastai.bench.frontier_plot import draw, pareto, round_down
 from mura_fastai.bench.frontier_text import data_line, headline, text
 from mura_fastai.errors import InputError
@@ -26,7 +26,7 @@ from mura_fastai.results.scoring import decision_of
 from mura_fastai.results.tables import read_predictions
 
 FAST = dict(rounds=0, n_boot=50, device="cpu", progress=None)
-TINY = ("mura_cnn", 48, "fp32")
+TINY = Network("mura_cnn", 48)
 
 
 @pytest.fixture
@@ -103,6 +103,20 @@ def test_scores_are_those_of_mura_evaluate_and_the_front_is_marked(two, tmp_path
     assert (tmp_path / "out" / "frontier.txt").read_text() == text(document)
 
 
+def test_what_is_counted_is_the_network_that_was_trained_not_the_whole_one_of_that_name(run, tmp_path):
+    form = dict(arch="resnet18", until="layer1", pool="catavgmax", dropout=0.1, region_aware=True)
+    cut, whole = other_run(run, tmp_path / "cut", **form), other_run(run, tmp_path / "whole", arch="resnet18")
+    regions = yaml.safe_load((run / "settings.yaml").read_text())["data"]["regions"]
+    rows = frontier([cut, whole], **FAST)["runs"]
+    expected = create_net("resnet18", False, until="layer1", pool="catavgmax", n_regions=1 + len(regions))
+    cost = network_cost(expected, 48)
+    assert (rows[0]["parameters"], rows[0]["multiply_adds"]) == (cost.parameters, cost.multiply_adds)
+    assert rows[1]["parameters"] > 10 * rows[0]["parameters"]
+    assert rows[0]["network"].startswith("resnet18 to layer1") and rows[1]["network"] == "resnet18"
+    timed = speed_cases(Network.of(yaml.safe_load((cut / "settings.yaml").read_text())), 2, 0.01, torch.device("cpu"))
+    assert all("to layer1" in case.name for case in timed)
+
+
 def test_the_gain_is_the_paired_difference_between_the_ends_of_the_front(run, tmp_path):
     preds = pd.read_csv(run / "predictions.csv", dtype={"study": str, "patient": str})
     better = other_run(run, tmp_path / "better", arch="resnet18")
@@ -175,7 +189,7 @@ def test_a_step_of_training_is_in_the_precision_of_the_run():
             lambda m, _, out, seen=seen: seen.add(out.dtype) if isinstance(m, nn.Conv2d) else None
         )
         try:
-            train, predict = speed_cases(("mura_cnn", 48, precision), 2, 0.01, torch.device("cpu"))
+            train, predict = speed_cases(Network("mura_cnn", 48, precision), 2, 0.01, torch.device("cpu"))
             train.run()
             assert seen == {dtype}
             seen.clear()

@@ -374,7 +374,7 @@ def test_it_is_scored_compared_and_drawn_as_other_runs_are(studied, run, tmp_pat
     assert len(table) and names == ["own", run.name]
     interp, figures = interpret_run(own, k=2)
     assert {"top_losses_studies.png", "top_losses_images.png"} <= {f.name for f in figures}
-    with pytest.raises(InputError, match="not one recipe .*views pooled by attention"):
+    with pytest.raises(InputError, match="not one recipe .*views attention"):
         compare_runs([f"{own},{run}", run])
     with pytest.raises(InputError, match="noisy-or"):
         calibrate_run(own, pool="noisy-or")

@@ -4,10 +4,12 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 from fastai.torch_core import default_device
+from torch import nn
 
 from mura_fastai.bench.augmentation import again
 from mura_fastai.bench.data import BenchData
@@ -33,6 +35,37 @@ FORMAT = 1  # of the JSON document
 BATCHES = 16  # an epoch of random bytes: how many steps pass before the clock starts depends on it
 
 
+class Network(NamedTuple):
+    "What the cost of a run's network depends on; how views are pooled costs next to nothing and is left out."
+
+    arch: str
+    size: int  # side of the images in pixels
+    precision: str = "fp32"  # of training
+    until: str | None = None  # the stage that it ends with, where that is not its own last one
+    pool: str | None = None  # over places, where that is not its own
+    dropout: float | None = None
+    n_regions: int = 0  # region codes that scale its features
+
+    @classmethod
+    def of(
+        cls,
+        settings: dict,  # of a run
+    ) -> "Network":
+        form = {k: settings.get(k) for k in ("until", "pool", "dropout")}
+        regions = (settings.get("data") or {}).get("regions") or ()
+        n_regions = 1 + len(regions) if settings.get("region_aware") else 0  # the unknown one too
+        return cls(settings["arch"], settings["size"], settings.get("precision", "fp32"), **form, n_regions=n_regions)
+
+    def make(self) -> nn.Module:
+        "This network with random weights."
+        form = dict(until=self.until, pool=self.pool, dropout=self.dropout, n_regions=self.n_regions)
+        return create_net(self.arch, pretrained=False, size=self.size, **form)
+
+    def __str__(self) -> str:
+        options = dict(to=self.until, pool=self.pool, regions=self.n_regions or None)
+        return " ".join([self.arch, *(f"{k} {v}" for k, v in options.items() if v is not None)])
+
+
 @dataclass
 class Arm:
     "One recipe, trained once or with several folds and seeds."
@@ -45,9 +78,8 @@ class Arm:
     fingerprints: list[str]  # of the data and split of its runs; those of different folds differ
 
     @property
-    def network(self) -> tuple[str, int, str]:
-        "What its speed depends on: architecture, side in pixels, precision of training."
-        return self.settings["arch"], self.settings["size"], self.settings.get("precision", "fp32")
+    def network(self) -> Network:
+        return Network.of(self.settings)
 
     @property
     def studies(self) -> pd.DataFrame:
@@ -111,7 +143,7 @@ def about(
 
 
 def speed_cases(
-    network: tuple[str, int, str],  # architecture, side in pixels, precision of training
+    network: Network,
     bs: int,  # images a batch
     seconds: float,  # a measurement, at least
     device: torch.device,
@@ -122,9 +154,9 @@ def speed_cases(
     Both on one batch of random bytes that never leaves the device: the network's own speed, with nothing to load,
     decode or augment, and nothing compiled.
     """
-    arch, size, precision = network
+    size = network.size
     plan = Plan(BenchData(pd.DataFrame(), size, {}), bs, 1, seconds, BATCHES, device)
-    step = replace(bare_step(plan, arch), precision=precision)
+    step = replace(bare_step(plan, network.make()), precision=network.precision)
     mean, std = GREY_STATS
     x = (torch.randint(0, 256, (bs, 1, size, size), dtype=torch.uint8, device=device) / 255 - mean) / std
     label = torch.randint(0, 2, (bs,), device=device)
@@ -137,12 +169,12 @@ def speed_cases(
         with torch.inference_mode():
             return drain(lambda: again(lambda: step.net(x)), device, seconds)
 
-    name = f"{arch}, {size} px, {precision}"
+    name = f"{network}, {size} px, {network.precision}"
     return Case(f"training {name}", train), Case(f"prediction {name}", predict)
 
 
 def measure_speed(
-    networks: list[tuple[str, int, str]],  # architecture, side in pixels, precision of training
+    networks: list[Network],
     bs: int,  # images a batch
     rounds: int,
     seconds: float,  # a measurement, at least
@@ -211,11 +243,11 @@ def frontier(
 
 def _row(arm: Arm, n_boot: int) -> dict:
     "What is known of an arm without running it."
-    arch, size, precision = arm.network
-    cost = network_cost(create_net(arch, pretrained=False, size=size), size)
+    net = arm.network
+    cost = network_cost(net.make(), net.size)
     scores = scores_to_json(score_repeats(arm.tables, n_boot=n_boot))
-    told = dict(arch=arch, size=size, precision=precision, pretrained=bool(arm.settings.get("pretrained")))
-    return dict(name=arm.name, **told, seeds=len(arm.tables), **asdict(cost), scores=scores)
+    told = dict(network=str(net), pretrained=bool(arm.settings.get("pretrained")))
+    return dict(name=arm.name, **net._asdict(), **told, seeds=len(arm.tables), **asdict(cost), scores=scores)
 
 
 def _auroc(row: dict) -> float:

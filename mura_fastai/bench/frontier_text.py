@@ -103,7 +103,7 @@ def text(
     for r in runs:
         speeds = [number(r[k]["median"]) if r[k] else "n/a" for k in ("training", "prediction")]
         rows.append(
-            ["*" if r["on_front"] else "", one_line(r["name"], 28), f"{one_line(r['arch'], 30)}, {r['size']} px",
+            ["*" if r["on_front"] else "", one_line(r["name"], 28), f"{one_line(r['network'], 30)}, {r['size']} px",
              number(r["parameters"] / 1e6), number(r["multiply_adds"] / 1e9), *speeds, r["precision"], str(r["seeds"]),
              scored(r, "auroc"), scored(r, "average_precision")]
         )  # fmt: skip

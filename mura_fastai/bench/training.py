@@ -10,6 +10,7 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.learner import Learner
 from fastai.losses import BCEWithLogitsLossFlat
+from torch import nn
 
 from mura_fastai.bench import rivals
 from mura_fastai.bench.measure import Case, Timing, best_of, cores, drain, measure, with_ratios
@@ -75,10 +76,10 @@ def ceiling_step(
 
 def bare_step(
     plan: Plan,
-    arch: str,  # mura_cnn or any timm name
+    net: nn.Module,
 ) -> Step:
     "What one writes by hand: channels last, autocast, fused AdamW, the plain loss."
-    net = create_net(arch, pretrained=False, size=plan.data.size).to(plan.device, memory_format=torch.channels_last)
+    net = net.to(plan.device, memory_format=torch.channels_last)
     opt = torch.optim.AdamW(net.parameters(), lr=LR, fused=True)
 
     def loss(pred: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -115,7 +116,8 @@ def training_cases(
     "The four ways to train one network."
     rows = plan.batches * plan.bs
     ours, stock = our_learner(plan, store, arch, rows), stock_learner(plan, arch, rows)
-    by_hand, (start, settings) = bare_step(plan, arch), bare
+    by_hand = bare_step(plan, create_net(arch, pretrained=False, size=plan.data.size))
+    start, settings = bare
     top, fixed = ceiling_step(plan, store, arch)
 
     def bare_run() -> Timing:

@@ -36,7 +36,7 @@ from mura_fastai.results.tables import write_predictions
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.recipes import recipe_settings
 from mura_fastai.training.repeats import check_repeats, is_repeats, read_repeats, sub_runs, train_repeats
-from mura_fastai.training.runs import load_run, read_settings, train_run
+from mura_fastai.training.runs import FORM, load_run, read_settings, train_run
 
 
 def train(
@@ -146,8 +146,8 @@ def arm_of(
 
 def _recipe(settings: dict) -> str:
     "What a run trained, in words."
-    views = f", views pooled by {settings['views']}" if settings.get("views") else ""
-    return f"{settings['arch']} at {settings['size']} px{views}"
+    form = [f"{k} {settings[k]}" for k in FORM if settings.get(k) not in (None, False)]
+    return ", ".join([f"{settings['arch']} at {settings['size']} px", *form])
 
 
 def interpret_run(
