@@ -10,23 +10,26 @@ seeds stands beside it, and is no part of it.
 """
 
 import argparse
-import platform
+import json
 import sys
 import time
 from pathlib import Path
 
 import torch
-from fastai.torch_core import set_seed
+from fastai.torch_core import default_device, set_seed
 from torch import nn
 
+from mura_fastai.bench.measure import hardware
+from mura_fastai.bench.report import machine_lines
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.reading import read_data
 from mura_fastai.data.store import auto_store
 from mura_fastai.data.studies import patient_split
-from mura_fastai.models.cnn import MuraCNN, SmoothMaxPool, mura_cnn
+from mura_fastai.models.cnn import SIZES, LocalContrast, MuraCNN, SmoothMaxPool, mura_cnn
 from mura_fastai.models.cost import network_cost
 from mura_fastai.models.heads import GeM
 from mura_fastai.models.plain import PlainCNN
+from mura_fastai.provenance import checkout
 from mura_fastai.results.compare import compare
 from mura_fastai.results.predict import predict_images
 from mura_fastai.results.tables import read_predictions, write_predictions
@@ -62,9 +65,16 @@ def with_head(net: MuraCNN, pool: nn.Module, pooled: int) -> MuraCNN:
     return net
 
 
+class Standardised(nn.Module):
+    "The grey picture alone, at the exposure that `LocalContrast` brings it to."
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return LocalContrast()(x)[:, : x.shape[1]]
+
+
 def grey_alone() -> MuraCNN:
     net = mura_cnn()
-    net.contrast = nn.Identity()
+    net.contrast = Standardised()
     net.stem[0] = nn.Conv2d(1, net.stem[0].out_channels, 3, padding=1, bias=False)
     return net
 
@@ -78,39 +88,43 @@ def with_attention() -> MuraCNN:
 
 
 def with_dropout() -> MuraCNN:
-    net = mura_cnn(dropout=0.5)
+    net = mura_cnn()
     for stage in net.stages:
         stage.append(nn.Dropout(0.2))
     return net
 
 
+def without_batch_norm() -> MuraCNN:
+    net = replaced(mura_cnn(), nn.BatchNorm2d, lambda m: nn.GroupNorm(m.num_features // 8, m.num_features))
+    return replaced(net, nn.BatchNorm1d, lambda m: nn.LayerNorm(m.num_features))
+
+
+# The last map of 96 px has 6 x 6 places.
 NETS = {
     "mura_cnn": lambda size: mura_cnn(),
     "grey alone, no local contrast": lambda size: grey_alone(),
     "max-pool, not smoothed": lambda size: replaced(mura_cnn(), SmoothMaxPool, lambda m: nn.MaxPool2d(2)),
-    "head: 8 x 8 grid, no peak": lambda size: with_head(
-        mura_cnn(), nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten()), 96 * 64
-    ),
+    "head: every place, no peak": lambda size: with_head(mura_cnn(), nn.Flatten(), 96 * (size // 16) ** 2),
     "head: mean and peak, no grid": lambda size: mura_cnn(grid=1),
     "head: generalised mean": lambda size: with_head(mura_cnn(), GeM(), 96),
     "channel attention": lambda size: with_attention(),
-    "group norm": lambda size: replaced(
-        mura_cnn(), nn.BatchNorm2d, lambda m: nn.GroupNorm(m.num_features // 8, m.num_features)
-    ),
-    "dropout in every stage": lambda size: with_dropout(),
-    "a fourth stage": lambda size: mura_cnn(widths=(16, 32, 48, 64, 96)),
+    "group norm, layer norm in head": lambda size: without_batch_norm(),
+    "dropout .2 after every stage": lambda size: with_dropout(),
+    "a fourth stage, 3 x 3 grid": lambda size: mura_cnn(widths=(16, 32, 48, 64, 96), grid=3),
     "two blocks a stage": lambda size: mura_cnn(depth=2),
+    "mura_cnn_small": lambda size: mura_cnn(widths=SIZES["mura_cnn_small"]),
+    "mura_cnn_large": lambda size: mura_cnn(widths=SIZES["mura_cnn_large"]),
     "plain_cnn": PlainCNN,
 }
 
 
-def trained(images, net, seed: int, args, store, **options):
-    "Predictions of the rows that are scored, after the last epoch. `net`: a module for the side, or a name."
+def trained(images, net, seed: int, args, store, epochs: int | None = None, **options):
+    "Predictions of the rows that are scored, after the last epoch. `net`: a name, or what makes it for a side."
     set_seed(seed, reproducible=True)
     dls = mura_dls(images, args.size, args.bs, store=store, max_bad=None)
     learn = mura_learner(dls, net if isinstance(net, str) else net(args.size), pretrained=False, **options)
     with learn.no_bar(), learn.no_logging():
-        learn.fit_one_cycle(args.epochs, args.lr)
+        learn.fit_one_cycle(epochs or args.epochs, args.lr)
     return predict_images(learn, images[images.split == "tune"], store=store)
 
 
@@ -125,8 +139,22 @@ def parsed(about: str, names: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--bs", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     if names:
-        parser.add_argument("--only", nargs="+", default=names, metavar="NET", help="some of the networks")
-    return parser.parse_args()
+        parser.add_argument(
+            "--only", nargs="+", default=names, choices=names, metavar="NET", help="some of the networks"
+        )
+    args = parser.parse_args()
+    same_settings(args)
+    return args
+
+
+def same_settings(args):
+    "What lies in OUT was trained alike, or nothing of it may be taken for it."
+    told = json.dumps({k: vars(args)[k] for k in ("size", "epochs", "bs", "lr")} | {"commit": checkout()["commit"]})
+    file = args.out / "settings.json"
+    if file.exists() and file.read_text() != told:
+        sys.exit(f"{args.out}: trained with {file.read_text()}, now {told}; name another folder")
+    args.out.mkdir(parents=True, exist_ok=True)
+    file.write_text(told)
 
 
 def split_rows(args) -> tuple:
@@ -143,7 +171,7 @@ def main():
     images, store = split_rows(args)
     preds = {}
     for seed in args.seeds:  # all networks of one seed, then of the next: what is unfinished can be told already
-        for name in args.only:
+        for name in dict.fromkeys(["mura_cnn", *args.only]):  # the base first
             file = args.out / f"{name.replace(' ', '_').replace(',', '').replace(':', '')}-{seed}.csv"
             if not file.exists():
                 started = time.perf_counter()
@@ -158,24 +186,24 @@ def header(script: str, args, images):
     "What was run, on what."
     print(f"python benchmarks/{script} FRACATLAS OUT --seeds {' '.join(map(str, args.seeds))}")
     print(f"{args.size} px, {args.epochs} epochs, batches of {args.bs}, highest learning rate {args.lr}")
-    print(f"{platform.machine()}, {torch.get_num_threads()} thread(s), PyTorch {torch.__version__}")
+    print(*machine_lines(hardware(default_device())), sep="\n")
     learnt, scored = images[images.split == "train"], images[images.split == "tune"]
     print(f"{len(learnt)} to learn from, {len(scored)} scored ({(scored.label == 1).sum()} abnormal)")
 
 
 def report(preds: dict, args):
-    print(f"\n{'':32}{'M mult-adds':>12} {'AUROC':>12}   {'less mura_cnn, 95 % interval':30} seeds")
+    print(f"\n{'':32}{'M mult-adds':>12} {'AUROC':>12}   {'minus mura_cnn, 95 % interval':30} seeds")
     base = preds["mura_cnn"]
     for name, tables in preds.items():
         row = compare(base, tables, names=["base", name], metrics=("auroc",)).loc["overall"]
         cost = network_cost(NETS[name](args.size), args.size).multiply_adds / 1e6
         spread = f" sd {row['auroc_b_seed_sd']:.3f}" if len(tables) > 1 else ""
-        less = (
+        minus = (
             ""
             if name == "mura_cnn"
             else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*(row[f"auroc_diff{end}"] for end in ("", "_lo", "_hi")))
         )
-        print(f"{name:32}{cost:12.0f} {row['auroc_b']:7.3f}{spread:9}   {less:30} {len(tables)}")
+        print(f"{name:32}{cost:12.0f} {row['auroc_b']:7.3f}{spread:9}   {minus:30} {len(tables)}")
 
 
 if __name__ == "__main__":
