@@ -44,7 +44,7 @@ def test_mura_cnn_gives_one_logit_at_any_size(shape):
     assert mura_cnn().eval()(torch.rand(2, 1, *shape)).shape == (2, 1)
 
 
-def test_mura_cnn_takes_region_classes_and_channels():
+def test_mura_cnn_takes_classes_and_channels_and_is_called_with_the_region_all_the_same():
     net = MuraCNN(num_classes=3, in_chans=2, **SMALL).eval()
     assert net(torch.rand(2, 2, 32, 32), torch.tensor([0, 1])).shape == (2, 3)
 
@@ -281,3 +281,8 @@ def test_an_unreachable_hub_is_said_at_once(monkeypatch, tmp_path):
 def test_a_network_that_was_never_pretrained_says_so():
     with pytest.raises(InputError, match=r"timm knows none; .*--no-pretrained"):
         create_net("vit_base_patch16_18x2_224")
+
+
+def test_plain_cnn_says_what_is_too_small_for_it():
+    with pytest.raises(InputError, match="8 pixels: plain_cnn halves them 4 times"):
+        create_net("plain_cnn", size=8)

@@ -160,7 +160,7 @@ def test_mean_and_maximum_are_what_they_say():
 
 
 @pytest.mark.parametrize("pool", POOLINGS)
-def test_every_weight_learns_and_padding_gives_no_gradient(pool):
+def test_every_weight_has_a_gradient_and_padding_gives_none(pool):
     net, (x, region, n) = net_of(pool).train(), some_studies()
     x.requires_grad_()
     net(x, region, n).sum().backward()
@@ -177,6 +177,13 @@ def test_the_pooling_learns_with_the_head():
     layers = StudyNet(body).layer_groups()
     assert [len(g) for g in layers[:-1]] == [len(g) for g in body.layer_groups()[:-1]]
     assert sum(len(g) for g in layers) == len(list(StudyNet(body).parameters()))
+
+
+def test_weights_of_a_network_that_pools_views_start_one_that_does_not(tmp_path):
+    net = StudyNet(timm_net("resnet18", pretrained=False))
+    save_file(net.state_dict(), tmp_path / "best.safetensors")
+    other = timm_net("resnet18", weights=tmp_path / "best.safetensors")
+    assert torch.equal(other.body.layer4[1].conv2.weight, net.net.body.layer4[1].conv2.weight)
 
 
 # ---------------------------------------------------------------- batches

@@ -33,7 +33,8 @@ class LocalContrast(nn.Module):
         x: torch.Tensor,  # N x C x H x W
     ) -> torch.Tensor:  # N x 2C x H x W
         x = (x - x.mean((2, 3), keepdim=True)) / (x.std((2, 3), keepdim=True) + 1e-3)
-        side = max(3, x.shape[-1] // self.parts | 1)
+        side = max(3, x.shape[-1] // self.parts)
+        side += 1 - side % 2  # odd: a square around a pixel has a middle
         detail = x - _surroundings(x, side)
         return torch.cat([x, detail / (_surroundings(detail**2, side) + self.floor).sqrt()], 1)
 
@@ -72,13 +73,16 @@ class Residual(nn.Module):
 
 # %% ../../nbs/20_models.cnn.ipynb #ada8d476
 class SmoothMaxPool(nn.Module):
-    "Half the side: the largest of 2 x 2 around every corner, then means of 3 x 3; after Zhang 2019 (arXiv 1904.11486)."
+    """Half the side: the largest of 2 x 2 at every place, then means of 3 x 3; after Zhang 2019 (arXiv 1904.11486).
+
+    64 pixels have 63 pairs of neighbours, and of these every second is the middle of three: 32.
+    """
 
     def forward(
         self,
         x: torch.Tensor,  # N x C x H x W
-    ) -> torch.Tensor:  # N x C x H/2 x W/2
-        # Odd windows around even ones: each cell has its two by two pixels in the middle, and no map drifts to a side.
+    ) -> torch.Tensor:  # N x C x H/2 x W/2, rounded down
+        # Odd windows around even ones: of an even side each cell has its own 2 x 2 pixels in the middle.
         return F.avg_pool2d(F.max_pool2d(x, 2, stride=1), 3, stride=2, padding=1, count_include_pad=False)
 
 # %% ../../nbs/20_models.cnn.ipynb #ada8d479
@@ -107,7 +111,21 @@ SIZES = {  # name: channels of the stem and of each stage
 
 
 class MuraCNN(nn.Module):
-    "A residual network of few layers: contrast, stem, stages that widen and halve the side, a head that knows places."
+    """A residual network of few layers: contrast, stem, stages that widen and halve the side, a head that knows places.
+
+    Of a picture S pixels wide, with the widths of `mura_cnn`:
+
+        layer                                             works at  gives
+        contrast    standardised, against surroundings      S       2 x S
+        stem        conv 3x3, max-pool, batch norm, ReLU    S      16 x S/2
+        stages 1-3  residual block, smooth max-pool         S/2    32 x S/4
+                                                            S/4    48 x S/8
+                                                            S/8    96 x S/16
+        pool        mean of 4 x 4 cells, and the maximum           96 * 17
+        head        batch norm, linear, ReLU, dropout             128
+        film        by region, where asked for                    128
+        classifier  linear                                          1 logit
+    """
 
     def __init__(
         self,
@@ -122,8 +140,8 @@ class MuraCNN(nn.Module):
     ):
         super().__init__()
         self.contrast = LocalContrast()
-        conv, *rest = conv_norm(2 * in_chans, widths[0])
-        self.stem = nn.Sequential(conv, nn.MaxPool2d(2), *rest)  # the maximum first: what follows has a quarter to do
+        conv, norm, relu = conv_norm(2 * in_chans, widths[0])
+        self.stem = nn.Sequential(conv, nn.MaxPool2d(2), norm, relu)  # the maximum first: the norm has a quarter to do
         stages = []
         for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
             blocks = [Residual(n_in, n_out), *(Residual(n_out, n_out) for _ in range(depth - 1))]

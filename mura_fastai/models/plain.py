@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from mura_fastai.errors import InputError
 from mura_fastai.models.regions import RegionFiLM
 
 
@@ -23,6 +24,8 @@ class PlainCNN(nn.Module):
         n_regions: int = 0,  # region codes, the unknown one's among them, that scale and shift the features; 0: none do
     ):
         super().__init__()
+        if size < 2 ** len(widths):
+            raise InputError(f"images of {size} pixels: plain_cnn halves them {len(widths)} times; choose a larger --size")
         layers = []
         for n_in, n_out in zip((in_chans, *widths[:-1]), widths, strict=True):
             conv = nn.Conv2d(n_in, n_out, 3, padding=1)

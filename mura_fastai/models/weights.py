@@ -86,10 +86,10 @@ def load_pretrained(
 
 
 def _bare(state: dict, own: dict) -> dict:
-    "Names as timm has them: PyTorch's wrapper for several GPUs says `module.` before each, `TimmNet` says `body.`."
-    for wrapper in ("module.", "body."):
+    "Names as timm has them. Wrappers say something before each: PyTorch's for several GPUs, `StudyNet`, `TimmNet`."
+    for wrapper in ("module.", "net.", "body."):
         if not set(state) & set(own) and any(n.startswith(wrapper) for n in state):
-            # What stands beside a `TimmNet`'s body is of its own regions.
+            # What stands beside it, the pooling of views and the scales of regions, is of its own run.
             state = {n.removeprefix(wrapper): v for n, v in state.items() if n.startswith(wrapper)}
     return state
 
