@@ -180,7 +180,8 @@ class Bench:
         run = self.folder / "trained"
         if not run.exists():
             how = ["--size", 32, "--epochs", 1, "--bs", 16, "--workers", 1, "--ci", "none"]
-            told = self.go(["train", self.data, *how, "--out", run], name="trained")
+            work = mura("train", self.data, *how, "--out", run, cache=self.folder / "cache")
+            told = Child(work, self.folder / "aside").wait()
             if told.fault:
                 raise SystemExit(f"no run to predict with: {told.err}")
         return run
@@ -278,7 +279,7 @@ def main() -> int:  # exit code: 1 where anything was lost, torn, left over or h
         found = [f for f in found if f["seed"] == told.seed]
     with tempfile.TemporaryDirectory(prefix="mura-faults-") as folder:
         bench = Bench(Path(folder))
-        known = [c for c in cases(bench) if not told.only or c.name.split(",")[0] in told.only]
+        known = [c for c in cases(bench) if not told.only or c.name.startswith(tuple(told.only.split(",")))]
         for k, case in enumerate(plan(known, told.kills)):
             if any(f["k"] == k and (f["killed"] or f["wrong"]) for f in found):
                 continue
