@@ -118,7 +118,8 @@ def read_yaml(
         got = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, yaml.YAMLError, OSError) as e:
+    # PyYAML lets through what Python says of a number `0b`, a day 2024-13-45, and brackets a thousand deep.
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError, OSError) as e:
         raise InputError(f"{path}: not plain YAML ({' '.join(str(e).split())[:120]})") from None
     if not isinstance(got, dict):
         raise InputError(f"{path}: not a table of settings")

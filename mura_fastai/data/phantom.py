@@ -6,7 +6,6 @@ of the file, empty where the view does not show it. Nothing here is made from an
 """
 
 import csv
-import errno
 import math
 import os
 import shutil
@@ -27,13 +26,13 @@ from mura_fastai.data.phantom_views import REGIONS, Study, draw_study
 from mura_fastai.data.pixels import MIN_SIDE
 from mura_fastai.data.studies import mura_images
 from mura_fastai.errors import InputError
+from mura_fastai.files import FULL
 
 try:
     import fcntl
 except ImportError:  # Windows: what a killed process left stays there
     fcntl = None
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 COLUMNS = ("path", "study", "kind", "form", "shown", "x0", "y0", "x1", "y1")
 # The narrowest view is then as wide as an image must be to be read at all.
 SMALLEST = math.ceil(MIN_SIDE / min(region.aspect[0] for region in REGIONS.values()))
@@ -73,7 +72,7 @@ def make_phantom(
                     progress(len(rows), len(plan))
             _write_tables(making, root.name, plan, [row for new in rows for row in new])
         except OSError as e:
-            if e.errno not in _FULL:
+            if e.errno not in FULL:
                 raise
             drawn = sum(f.stat().st_size for f in making.rglob("*.png")) * len(plan) / max(len(rows), 1) / 1e6
             raise OSError(e.errno, f"{e.strerror}; {studies} studies need about {drawn:.0f} MB", str(root)) from None
