@@ -37,12 +37,27 @@ def replacing(
         _flush_folder(path.parent)
     except OSError as e:
         if e.errno not in FULL:
+            if e.filename == str(aside):  # a name that nobody has heard of
+                raise OSError(e.errno, e.strerror, str(path)) from None
             raise
         least = "" if size else "more than "
         size = size or (aside.stat().st_size if aside.exists() else 0)
         raise OSError(e.errno, f"{os.strerror(e.errno)}: it needs {least}{size / 1e6:.2f} MB", str(path)) from None
     finally:
         aside.unlink(missing_ok=True)
+
+
+def refuse_closed(
+    path: str | Path,  # a file that will be written, in the end
+):
+    "Raise `InputError` where it cannot be: said before the work and not after it."
+    path = Path(path).absolute()
+    folder = next(f for f in path.parents if f.exists())
+    why = "it is a folder" if path.is_dir() else f"{folder} is no folder" if not folder.is_dir() else None
+    if why is None and not os.access(folder, os.W_OK | os.X_OK):
+        why = f"nothing can be written into {folder}"
+    if why:
+        raise InputError(f"{path}: {why}; choose another place")
 
 
 def write_bytes(
@@ -118,8 +133,7 @@ def read_yaml(
         got = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    # PyYAML lets through what Python says of a number `0b`, a day 2024-13-45, and brackets a thousand deep.
-    except (ValueError, TypeError, RecursionError, yaml.YAMLError, OSError) as e:
+    except Exception as e:  # PyYAML lets through what Python says of a day 2024-13-45, a number 0x_, brackets in heaps
         raise InputError(f"{path}: not plain YAML ({' '.join(str(e).split())[:120]})") from None
     if not isinstance(got, dict):
         raise InputError(f"{path}: not a table of settings")

@@ -100,8 +100,9 @@ def outcome(
             data = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
         elif file.suffix == ".npz":  # a ZIP tells when it was written
             data = READ[".npz"](file)
-        elif "weights/last" in name or file.name == ".lock" or "owner" in name:
-            data = None  # its state tells how long an epoch took
+        elif file.name == "state.safetensors":
+            # It tells how long an epoch took, too.
+            data = {k: v.tobytes() for k, v in load_file(file).items() if k.startswith("model.")}
         found[name] = data
     return found
 
@@ -124,11 +125,13 @@ def cases(
     data = bench.data
 
     def train(folder):
-        how = ["--size", 32, "--epochs", 3, "--bs", 16, "--workers", 1, "--ci", "none"]
+        how = ["--size", 32, "--epochs", 2, "--bs", 16, "--save-every", 2, "--workers", 1, "--ci", "none"]
         return ["train", data, *how, "--out", folder / "run"]
 
     def resume(folder):
-        return ["resume", folder / "run"] if (folder / "run" / "settings.yaml").exists() else train(folder)
+        return (
+            ["resume", folder / "run", "--ci", "none"] if (folder / "run" / "settings.yaml").exists() else train(folder)
+        )
 
     def folds(folder):
         how = ["--size", 32, "--epochs", 1, "--bs", 16, "--workers", 1, "--folds", 2]
@@ -173,7 +176,7 @@ class Bench:
         folder: Path,  # a new one
     ):
         self.folder, self.data, self.known = folder, folder / "data", {}
-        make_phantom(self.data, studies=60, seed=1, size=96, workers=1)
+        make_phantom(self.data, studies=40, seed=1, size=96, workers=1)
 
     def trained(self) -> Path:
         "A finished run on the data."
@@ -240,8 +243,10 @@ class Bench:
 
 
 def _lasting(out: str) -> str:
-    "What a command prints, without the lines that tell how much there was to do and how long it took."
-    return "\n".join(line for line in out.splitlines() if not line.startswith("decoded "))
+    "What a command prints, without the lines that tell how much there was to do."
+    # Scores are compared as files: a run that was whole when it was killed is not scored again.
+    told = [] if "Always normal" in out or "was finished before" in out else out.splitlines()
+    return "\n".join(line for line in told if not line.startswith("decoded "))
 
 
 def plan(all_cases: list[Case], kills: int) -> list[Case]:

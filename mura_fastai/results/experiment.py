@@ -18,7 +18,7 @@ from mura_fastai.data.reading import name_skipped, read_data
 from mura_fastai.data.sources import find_source
 from mura_fastai.data.store import auto_store
 from mura_fastai.errors import InputError
-from mura_fastai.files import replacing
+from mura_fastai.files import refuse_closed, replacing
 from mura_fastai.results.calibrate import decide_together
 from mura_fastai.results.compare import compare
 from mura_fastai.results.competition import competition_folders, write_competition
@@ -245,6 +245,8 @@ def predict(
     """
     if not runs:
         raise InputError("no run given; a run's folder holds settings.yaml (mura train makes one)")
+    if out is not None:
+        refuse_closed(out)
     runs = [one for run in runs for one in (sub_runs(run) if is_repeats(run) else [run])]
     folders = competition_folders(inputs, format)
     images = input_images(inputs)
@@ -290,6 +292,8 @@ def find_lr(
     until: str | None = None,  # keep a timm network up to this stage, such as layer3 of a ResNet
 ) -> float:  # the suggested highest learning rate
     "`mura lr-find`: fastai's search for a learning rate, its valley."
+    if figure is not None:
+        refuse_closed(figure)
     images = read_data(data, source, regions, max_bad, split_seed, allow_leaks, size)
     set_seed(seed, reproducible=True)
     # The same store that `train` takes: what is decoded here is decoded for it too.
