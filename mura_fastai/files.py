@@ -27,6 +27,7 @@ def replacing(
     that names the file and the room it needs where the disk is full."""
     path = Path(path)
     _make_folder(path.parent)
+    sweep(path.parent, path.name)
     # The suffix stays, since some writers choose the format by it.
     aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -79,11 +80,15 @@ def write_text(
 
 def sweep(
     folder: str | Path,  # any
+    name: str | None = None,  # of one file there; all where not given
 ):
     "Take away what processes that are no more left half written there (`.name.PID.suffix`, as `replacing` names it)."
+    mine = None if name is None else Path(name)
     with suppress(FileNotFoundError, NotADirectoryError):
         for file in Path(folder).iterdir():
             found = _ASIDE.fullmatch(file.name)
+            if found and mine is not None and file.name != f".{mine.stem}.{found[1]}{mine.suffix}":
+                continue
             if found and not is_alive(int(found[1])) and file.is_file():
                 file.unlink(missing_ok=True)
 

@@ -3,6 +3,7 @@
 Each attack gives a list of what was wrong, empty where nothing was. `tests/test_faults.py` asks for all of them.
 """
 
+import argparse
 import ctypes
 import gc
 import json
@@ -234,18 +235,23 @@ def _is_open(number: str) -> bool:
     return os.path.lexists(f"/proc/self/fd/{number}")
 
 
-def main() -> int:
-    "All attacks; one JSON document on stdout: name -> {wrong, told}."
-    found = {}
+def main() -> int:  # exit code: 1 where an attack did harm
+    parser = argparse.ArgumentParser(description="One JSON document on stdout: attack -> {wrong, told}.")
+    parser.add_argument("names", nargs="*", help="some attacks only")
+    parser.add_argument("--out", type=Path, help="file for a line an attack")
+    asked, found, lines = parser.parse_args(), {}, []
     with tempfile.TemporaryDirectory(prefix="mura-attacks-") as folder:
         attacks = Attacks(Bench(Path(folder)))
         names = [n for n in vars(Attacks) if not n.startswith("_")]
-        for name in [n for n in names if not sys.argv[1:] or n in sys.argv[1:]]:
-            began, got = time.monotonic(), getattr(attacks, name)()
+        for name in [n for n in names if n in (asked.names or names)]:
+            got = getattr(attacks, name)()
             wrong, told = got if isinstance(got, tuple) else (got, "")
             found[name] = {"wrong": wrong, "told": told}
-            said = "not possible here" if wrong is None else wrong or "well"
-            print(f"{name}: {said} {told} ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
+            said = "not possible here" if wrong is None else "; ".join(wrong) or "nothing lost"
+            lines.append(f"{name.replace('_', ' '):30s} {said}{f' ({told})' if told and not wrong else ''}")
+            print(lines[-1], file=sys.stderr, flush=True)
+    if asked.out:
+        asked.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(json.dumps(found))
     return int(any(f["wrong"] for f in found.values()))
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mura_fastai.files import write_text
+
 HERE = Path(__file__).parent
 pytestmark = [
     pytest.mark.slow,
@@ -50,6 +52,17 @@ def test_it_is_said_in_one_line_and_what_was_there_stays(attacked, name):
     if attacked[name]["wrong"] is None:
         pytest.skip("not possible for this user")
     assert attacked[name]["wrong"] == []
+
+
+def test_what_a_killed_process_left_of_a_file_goes_when_the_file_is_written_anew(tmp_path):
+    "Of that file, and of processes that are no more; nobody else's file that looks like it."
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    names = [f".p.{gone.pid}.csv", f".p.{os.getppid()}.csv", f".q.{gone.pid}.csv", ".p.csv", f"p.{gone.pid}.csv"]
+    for name in names:
+        (tmp_path / name).write_text("half")
+    write_text(tmp_path / "p.csv", "whole")
+    assert {f.name for f in tmp_path.iterdir()} == {"p.csv", *names[1:]}
 
 
 def test_a_fault_would_be_seen(tmp_path):

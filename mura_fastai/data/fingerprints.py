@@ -3,7 +3,6 @@
 import hashlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import PIL
+
+from ..files import replacing
 
 RULES = 1  # raise it when `pixels` judges files or makes thumbnails differently: what was kept is then forgotten
 _TEXT = ("reason", "mode", "pixel_hash")
@@ -92,15 +93,8 @@ def _save(file: Path, rows: dict[bytes, dict], look: bool):
         pixels = b"".join(r["look"].ljust(side, b"\0") for r in rows.values())
         arrays["look"] = np.frombuffer(pixels, np.uint8).reshape(len(rows), side)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        fd, temporary = tempfile.mkstemp(dir=file.parent, suffix=".part")
-        try:
-            with os.fdopen(fd, "wb") as f:
-                np.savez(f, **arrays)
-            os.replace(temporary, file)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with replacing(file) as aside, open(aside, "wb") as f:
+            np.savez(f, **arrays)
     except OSError:
         pass
 
