@@ -26,6 +26,7 @@ soak-coverage: $(READY)  ## how often the intervals hold the truth: 4,000 simula
 
 soak-faults: $(READY)  ## a hundred kills, full disks, closed folders, two at once; goes on where it was stopped
 	$(BIN)/python tests/faults.py --kills 100 --log $(VENV)/kills.jsonl --out benchmarks/kills.txt
+	rm -f $(VENV)/kills.jsonl
 	$(BIN)/python tests/attacks.py --out benchmarks/attacks.txt
 
 soak-fuzz: $(READY)  ## ten thousand twisted files
