@@ -98,6 +98,8 @@ def outcome(
         if file.name == "history.csv":
             rows = list(csv.DictReader(data.decode().splitlines()))
             data = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+        elif file.name in ("settings.yaml", "repeats.yaml"):  # somebody may commit to the package meanwhile
+            data = {k: v for k, v in yaml.safe_load(data).items() if k != "commit"}
         elif file.suffix == ".npz":  # a ZIP tells when it was written
             data = READ[".npz"](file)
         elif file.name == "state.safetensors":
