@@ -13,6 +13,7 @@ import yaml
 from mura_fastai.errors import InputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the disk, for this user, in one file
+_LARGEST, _MOST = 2**18, 10**5  # bytes of a file of settings, and values in it
 _ASIDE = re.compile(r"\..*\.(\d+)(\.\w+)?")
 
 
@@ -130,12 +131,26 @@ def _flush_folder(folder: Path):
         os.close(handle)
 
 
+class _Plain(yaml.SafeLoader):
+    "Without merge keys: a few lines of them can stand for billions of values."
+
+    def flatten_mapping(self, node):
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.YAMLError("a merge key, <<")
+        super().flatten_mapping(node)
+
+
 def read_yaml(
     path: str | Path,  # a file of plain YAML: numbers, text, lists, tables
 ) -> dict:
     "Read settings; nothing but plain values is made of them. Raises `InputError` for anything else."
+    path = Path(path)
     try:
-        got = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f"{path.stat().st_size / 1e6:.1f} MB")
+        got = yaml.load(path.read_text(encoding="utf-8"), _Plain)
+        if _count(got, {}) >= _MOST:
+            raise ValueError("aliases that stand for too many values")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except Exception as e:  # PyYAML lets through what Python says of a day 2024-13-45, a number 0x_, brackets in heaps
@@ -143,3 +158,14 @@ def read_yaml(
     if not isinstance(got, dict):
         raise InputError(f"{path}: not a table of settings")
     return got
+
+
+def _count(value: object, known: dict[int, int]) -> int:
+    "Values in a value, those behind an alias each time; what holds itself has no end."
+    if not isinstance(value, list | tuple | dict | set):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = _MOST  # until it is counted
+        inside = [*value, *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(v, known) for v in inside)
+    return known[id(value)]

@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 from children import Child, Ended, members, mura, small_files
-from faults import Bench, Case, cases, differences, outcome, torn
+from faults import Bench, Case, cases
+from whole import differences, outcome, torn
 
 NOBODY = 65534
 

@@ -133,8 +133,8 @@ SNIPPETS = [
     "- a", "format: 1", "format: 99", "a: 2024-13-45", "a: !!int ''", "a: !!float x", "a: !!binary '*'", "a: 1:99:99",
     "a: !!timestamp x", "a: !!set {b}", "a: !!omap [b]", "<<: 3", "a: !!null b", "--- a\n--- b", "%YAML 9.9\n---\na: 1",
     "[" * 3000, "{a: " * 3000, "a: 0b", "a: 0x_", "a: ._", "a: +_", "a: " + "9" * 5000, "a: \x01", "&a a: *b", "`",
-    "x: &a [1,1,1,1,1,1,1,1]\ny: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nz: &c [*b,*b,*b,*b,*b,*b,*b,*b]\n"
-    "u: &d [*c,*c,*c,*c,*c,*c,*c,*c]\nv: &e [*d,*d,*d,*d,*d,*d,*d,*d]\nformat: [*e,*e,*e,*e,*e,*e,*e,*e]",
+    "0: &a0 [1]\n" + "".join(f"{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 11)) + "format: *a10",
+    "0: &a0 {k: 1}\n" + "".join(f"{i}: &a{i} {{<<: [{','.join([f'*a{i - 1}'] * 10)}]}}\n" for i in range(1, 11)),
 ]  # fmt: skip
 
 

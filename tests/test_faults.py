@@ -7,14 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from whole import READ, differences, torn
 
 from mura_fastai.files import write_text
 
 HERE = Path(__file__).parent
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, /proc and limits as Linux has them"),
-]
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, /proc and limits as Linux has them")
 
 
 def script(name, *arguments):
@@ -24,6 +22,8 @@ def script(name, *arguments):
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
 
 
+@linux
+@pytest.mark.slow
 def test_five_kills_lose_nothing_and_leave_nothing_behind(tmp_path):
     "Each command once: what lies there is whole, and the command given again ends as if undisturbed."
     log = tmp_path / "kills.jsonl"
@@ -47,6 +47,8 @@ def attacked():
     return json.loads(done.stdout)
 
 
+@linux
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 def test_it_is_said_in_one_line_and_what_was_there_stays(attacked, name):
     if attacked[name]["wrong"] is None:
@@ -67,9 +69,6 @@ def test_what_a_killed_process_left_of_a_file_goes_when_the_file_is_written_anew
 
 def test_a_fault_would_be_seen(tmp_path):
     "The readers of the soak know a torn file of each kind from a whole one."
-    sys.path.insert(0, str(HERE))
-    from faults import READ, differences, torn
-
     whole = {"a.csv": "a,b\n1,2\n", "a.yaml": "format: 1\n", "a.json": "{}"}
     for name, text in whole.items():
         (tmp_path / name).write_text(text)

@@ -31,7 +31,13 @@ def test_some_hundred_twisted_files(tmp_path):
 # ---------------------------------------------------------------- what it has found
 
 
-@pytest.mark.parametrize("text", ["a: 0x_", "a: 2024-13-45", "a: " + "9" * 5000, "[" * 2000, "a: !!timestamp x"])
+TEN = [",".join([f"*a{i}"] * 10) for i in range(10)]
+BOMB = "0: &a0 [1]\n" + "".join(f"{i}: &a{i} [{ten}]\n" for i, ten in enumerate(TEN, 1))
+MERGES = "0: &a0 {k: 1}\n" + "".join(f"{i}: &a{i} {{<<: [{ten}]}}\n" for i, ten in enumerate(TEN, 1))
+NO_VALUES = ["a: 0x_", "a: 2024-13-45", "a: " + "9" * 5000, "[" * 1000, "a: !!timestamp x"]
+
+
+@pytest.mark.parametrize("text", [BOMB, MERGES, "a: &a [*a]", "# " + "x" * 2**18, *NO_VALUES])
 def test_yaml_that_python_cannot_make_a_value_of_is_no_settings(tmp_path, text):
     (tmp_path / "settings.yaml").write_text(text)
     with pytest.raises(InputError, match=r"settings.yaml: not plain YAML"):
