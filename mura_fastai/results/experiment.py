@@ -99,6 +99,8 @@ def resume(
     check_interval(ci)
     if is_repeats(run):
         told = read_repeats(run)[0]
+        if not told["data"].get("path"):
+            raise InputError(f"{run}: repeats.yaml names no data; call train_repeats with them again, it goes on")
         data, settings = told["data"], told["settings"] | {"seed": told["seeds"][0], "num_workers": num_workers}
         return train(
             data["path"], run, data["source"], data["regions"], data["split_seed"], data.get("allow_leaks", False),

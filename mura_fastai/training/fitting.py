@@ -59,14 +59,15 @@ def fit_run(
         settings = _write_data(out, settings, images, [*skipped, *bad])
     learn = _learner(settings, images, decoded, fresh=state is None)
     epochs, freeze_epochs = settings["epochs"], settings["freeze_epochs"]
-    history, told = History(out / "history.csv"), {"settings": decisive(settings)}
+    history = History(out / "history.csv")
     best = KeepBest(out / "weights" / "best.safetensors", history)
     with Stops() as stops:
         stamps, every = torch.from_numpy(file_stamps(images.path)), settings.get("save_every")
-        keep = KeepState(out, history, best, epochs + freeze_epochs, told, stamps, every, stops, state)
+        held = decisive(settings) if state is None else state.told["settings"]
+        keep = KeepState(out, history, best, epochs + freeze_epochs, held, stamps, every, stops, state)
+        history.write()
         if state is not None:
-            history.write()
-            mend_best(out, best, state)
+            mend_best(best, state)
         keep.lead(learn)
         cbs = [history, EpochLines(history, epochs + freeze_epochs), best, keep]
         with learn.no_bar(), learn.no_logging():

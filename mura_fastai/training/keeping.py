@@ -86,14 +86,20 @@ class KeepState(Callback):
         history: History,
         best: KeepBest,  # calls `end_epoch`
         epochs: int,  # in all, over all fits
-        told: dict,  # plain values that go along: what must be the same when it is taken up
+        settings: dict,  # that must be the same when it is taken up
         stamps: torch.Tensor,  # of the files that it learns from
         every: int | None = None,  # batches between two states within an epoch; None: none
         stops: Stops | None = None,  # asked for after each batch
         state: State | None = None,  # where to go on
     ):
         self.folder, self.history, self.keeper, self.all_epochs = Path(run), history, best, epochs
-        self.told, self.stamps, self.every, self.stops, self.pending = told, stamps, every, stops or Stops(), state
+        self.settings, self.stamps, self.every, self.stops, self.pending = (
+            settings,
+            stamps,
+            every,
+            stops or Stops(),
+            state,
+        )
         self.fit_now, self.after_pass, best.decided = -1, None, self.end_epoch
         if state is not None:
             history.rows = [dict(row) for row in state.told["rows"]]
@@ -148,13 +154,14 @@ class KeepState(Callback):
     # ------------------------------------------------ keeping
 
     def after_batch(self):
-        if self.training:
-            done = self.iter + 1
-            if self.stops.asked or (self.every and done % self.every == 0):
-                self._save(self.epoch, done)
-        elif self.stops.asked:  # scoring changes nothing: it is done anew
+        asked, done = self.stops.asked, self.iter + 1  # asked once: a signal may come between two lines
+        if self.training and (asked or (self.every and done % self.every == 0)):
+            for cb in self.learn._grab_cbs(StopOnNaN):  # no state of a training that has failed
+                cb.check(wait=True)
+            self._save(self.epoch, done)
+        elif asked:  # scoring changes nothing: it is done anew
             self._save(self.epoch, len(self.dls.train), self.after_pass)
-        if self.stops.asked:
+        if asked:
             self.stops.end()
 
     def after_train(self):
@@ -177,7 +184,7 @@ class KeepState(Callback):
         best = [None if self.keeper.best is None else float(self.keeper.best), self.keeper.epoch_kept]
         state.told |= dict(
             place=[self.fit_now, epoch, batch], done=done, rows=[plain_row(r) for r in self.history.rows], best=best,
-            random=plain, loaders=[train, valid], **self.told,
+            random=plain, loaders=[train, valid], settings=self.settings,
         )  # fmt: skip
         state.tensors |= tensors | {"data.stamps": self.stamps}
         write_state(self.folder, state)
@@ -191,7 +198,6 @@ def plain_row(
 
 
 def mend_best(
-    run: str | Path,  # a run's folder
     best: KeepBest,  # of the state's epoch
     state: State,
 ):

@@ -28,7 +28,7 @@ from mura_fastai.training.state import read_state
 FORMAT = 1  # of repeats.yaml
 FILE = "repeats.yaml"
 # Of `train_run`: what differs between the trainings of one plan, and what two calls may do differently all the same.
-_NOT_ASKED = {"images", "out", "seed", "data", "store", "num_workers", "save_every"}
+_NOT_ASKED = {"images", "out", "seed", "data", "store", "num_workers"}
 
 
 class Repeat(NamedTuple):
@@ -241,6 +241,7 @@ def _compared(told: dict) -> dict:
     data = told.get("data") or {}
     known = inspect.signature(train_run).parameters
     asked = {k: p.default for k, p in known.items() if k not in _NOT_ASKED} | (told.get("settings") or {})
+    asked.pop("save_every", None)  # changes nothing of what is learned
     where = {k: data.get(k) for k in ("source", "split_seed", "regions", "images", "fingerprint")}
     return {"folds": told.get("folds"), "seeds": told["seeds"], **asked, **where}
 

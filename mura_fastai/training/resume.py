@@ -90,7 +90,7 @@ def _end(run: Path):
         best = KeepBest(_best(run), history)
         best.best, best.epoch_kept = state.told["best"]
         history.write()
-        mend_best(run, best, state)
+        mend_best(best, state)
     print(f"{run}: all its epochs were trained before", file=sys.stderr)
 
 

@@ -178,6 +178,8 @@ def read_table(
 ) -> pd.DataFrame:  # the images table
     "The images table of a run, as it was trained on."
     text = dict.fromkeys(("path", "split", "region", "patient", "study"), "str")
+    if not Path(file).exists():
+        raise InputError(f"{file}: no such file; a run that was stopped before it had read its data: mura resume")
     try:
         rows = pd.read_csv(
             file, dtype=text, keep_default_na=False, na_values={"label": [""]}, encoding_errors="surrogateescape"
