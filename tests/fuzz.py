@@ -1,8 +1,8 @@
 """Files that are cut, twisted or nonsense, by the thousand: each is read, or refused in the words that we promise.
 
 `make soak-fuzz` tries 10,000. Half of them are real files with bytes flipped, cut, doubled or overwritten; tables and
-settings are also made up by Hypothesis. A reader may give a result, an `InputError` or a `BadImage`. Anything else
-(another error, a crash of the interpreter, more than ten seconds, more than 1.5 GB) is a fault, and its input is kept.
+settings are also made up by Hypothesis. A reader may give a result, an `InputError` or a `BadImage`. Anything else is a
+fault, and its input is kept: another error, a crash of the interpreter, ten seconds of computing, 1.5 GB.
 """
 
 import argparse
@@ -50,7 +50,7 @@ from mura_fastai.results.tables import evaluate_file
 from mura_fastai.training.repeats import is_finished, read_repeats
 from mura_fastai.training.runs import load_run, read_settings, read_table
 
-PATIENCE, MEMORY = 10, 1.5e9  # seconds and bytes of one input
+PATIENCE, MEMORY = 10, 1.5e9  # seconds of computing and bytes of one input
 CLEAN = (InputError, BadImage)
 
 
@@ -305,7 +305,8 @@ class Hang(BaseException):
 def _try(kind: Kind, data: bytes, told: Callable[[str, bytes], None]) -> str:
     "Read one input: `read`, `refused`, or what is wrong with how it ended."
     kind.file.write_bytes(data)
-    signal.alarm(PATIENCE)
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE)  # what it computes; others may want the cores
+    signal.alarm(60 * PATIENCE)
     try:
         kind.read(kind.file)
         return "read"
@@ -321,6 +322,7 @@ def _try(kind: Kind, data: bytes, told: Callable[[str, bytes], None]) -> str:
         own = [f for f in where if "mura_fastai" in f.filename] or where
         told(f"{type(e).__name__}: {str(e)[:150]} ({Path(own[-1].filename).name}:{own[-1].lineno})", data)
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
     return "fault"
 
@@ -370,6 +372,7 @@ def fuzz(
                 raise Hang
 
             signal.signal(signal.SIGALRM, late)
+            signal.signal(signal.SIGPROF, late)
             with open(log, "a", buffering=1) as out:
 
                 def told(what, data):
