@@ -94,13 +94,17 @@ def _listed(file: Path) -> pd.DataFrame:
             continue
         # The first component is the data set's name in its own lists, whatever its folder is called.
         choices = [folder / line, folder / Path(*Path(line).parts[1:])]
-        real = [Path(os.path.realpath(c)) for c in choices]
-        inside = [c for c, r in zip(choices, real, strict=True) if r.is_relative_to(os.path.realpath(folder))]
+        try:
+            real = [Path(os.path.realpath(c)) for c in choices]
+            inside = [c for c, r in zip(choices, real, strict=True) if r.is_relative_to(os.path.realpath(folder))]
+            found = next((c for c in inside if c.is_file()), None)
+        except (OSError, ValueError) as e:  # too long, or a null byte in it
+            why = getattr(e, "strerror", None) or e
+            raise InputError(f"{file}, line {number}: {line[:80]!r} is no file's name ({why}); correct it") from None
         if len(inside) < len(choices) or Path(line).is_absolute():
             raise InputError(
                 f"{file}, line {number}: {line!r} leads out of {folder}; list files below the CSV's folder"
             )
-        found = next((c for c in inside if c.is_file()), None)
         (paths if found else missing).append(str(found or folder / line))
     images, gone = flag_unreadable(loose_images(paths), {p: mura_study(p) or p for p in missing})
     images.attrs["skipped"] = [{"path": p, "reason": "missing"} for p in missing] + gone
