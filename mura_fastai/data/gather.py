@@ -131,3 +131,14 @@ def flag_unreadable(
     gone = study[~study.isin(images.study)].drop_duplicates().items()
     folders = [os.path.dirname(p) for p, name in gone if not os.path.basename(name).startswith(Path(p).stem)]
     return images, [{"path": f, "reason": "study without a readable image"} for f in folders]
+
+
+def by_reason(
+    skipped: list[dict],  # path and reason
+) -> dict[str, list[str]]:
+    "Paths of what was left out, by the reason up to its first detail, the most frequent first."
+    reasons = {}
+    for row in skipped:
+        name = "same pixels as another" if row["reason"].startswith("same pixels as") else row["reason"]
+        reasons.setdefault(name, []).append(row["path"])
+    return dict(sorted(reasons.items(), key=lambda kv: -len(kv[1])))

@@ -64,7 +64,7 @@ def read_store(
         columns[2] = [int(s) for s in columns[2]]
         index = Index(*columns)
         array = open_array(path)
-    except (OSError, ValueError, csv.Error):
+    except (OSError, ValueError, OverflowError, csv.Error):  # whatever a header may claim of the array
         return None
     return (index, array) if len(array) >= len(index) > 0 and set(index.status) <= set(range(4)) else None
 

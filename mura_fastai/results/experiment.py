@@ -70,7 +70,8 @@ def train(
     source = source or find_source(data)
     size = settings.get("size", 320) if settings.get("store") in (None, True) else None
     images = read_data(data, source, regions, max_bad, split_seed, allow_leaks, size)
-    told = dict(path=str(Path(data).absolute()), source=source, split_seed=split_seed, phantom=is_phantom(data))
+    where = str(Path(data).expanduser().absolute())
+    told = dict(path=where, source=source, split_seed=split_seed, phantom=is_phantom(data))
     if repeated:
         if size:
             # Once for all folds: some of them alone would find another place in the cache.

@@ -1,6 +1,5 @@
 """What a report knows of a run: its folder read once, and a way to say things without this machine's paths."""
 
-import json
 import os
 import re
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from mura_fastai.results.measures import cross_entropy
 from mura_fastai.results.metrics import always_normal, score, scores_to_json
 from mura_fastai.results.repeats import decided_studies, evaluate_repeats, out_of_fold, repeats_of, score_repeats
 from mura_fastai.results.scoring import decision_of, predictions_of, region_only
+from mura_fastai.results.tables import read_scores
 from mura_fastai.training.repeats import is_repeats, read_repeats, sub_runs
 from mura_fastai.training.runs import read_settings, read_table
 
@@ -173,7 +173,7 @@ def _several(run: Path, subs: list[Path]):
     scores = score_repeats(tables)
     if not (run / "metrics.json").exists():
         evaluate_repeats(run)
-    told = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    told = read_scores(run / "metrics.json")
     scores.attrs |= {k: told[k] for k in ("region_only", "always_normal", "folds", "seeds") if k in told}
     # Each training decides in its own way; the interpretation by itself would know one way only, and draws no threshold
     # where regions have their own.
