@@ -70,6 +70,10 @@ def train(
     source = source or find_source(data)
     size = settings.get("size", 320) if settings.get("store") in (None, True) else None
     images = read_data(data, source, regions, max_bad, split_seed, allow_leaks, size)
+    if folds is None and not (images.split == "valid").any():
+        raise InputError(
+            f"{data}: no usable image of split valid, so nothing could be scored; add some, or use --folds"
+        )
     where = str(Path(data).expanduser().absolute())
     told = dict(path=where, source=source, split_seed=split_seed, phantom=is_phantom(data))
     if repeated:
