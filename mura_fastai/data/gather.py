@@ -10,6 +10,8 @@ import pandas as pd
 from ..errors import InputError
 from .pixels import SUFFIXES, inspect_images, limit_bad
 
+# Never opened, and not passed over in silence either: somebody takes them for part of the data.
+OTHER_PICTURES = (".gif", ".webp", ".heic", ".heif", ".avif", ".jp2", ".dcm", ".dicom")
 Progress = Callable[[int, int], None] | None
 _MURA_STUDY = re.compile(r"(XR_[A-Z]+)/(patient\d+)/(study\d+)")
 
@@ -49,6 +51,8 @@ def image_files(
                     skipped.append({"path": path, "reason": "a link to a folder, not followed"})
             elif name.lower().endswith(SUFFIXES):
                 files.append(path)
+            elif name.lower().endswith(OTHER_PICTURES):
+                skipped.append({"path": path, "reason": "a picture of a kind that is not read; convert it to PNG"})
     good = [f for f in files if _is_text(f)]
     named = [os.fsencode(f).decode("utf-8", "backslashreplace") for f in files if not _is_text(f)]
     return good, skipped + [{"path": f, "reason": "the file's name is not UTF-8; rename it"} for f in named]

@@ -34,7 +34,7 @@ class Facts:
     plan: dict | None  # repeats.yaml, where there are several
     subs: list  # folders of the runs that were trained: itself, or several
     images: pd.DataFrame  # the images table
-    skipped: pd.DataFrame  # path, reason
+    skipped: pd.DataFrame | None  # path, reason; None where it is not known
     preds: pd.DataFrame  # of the valid rows
     decision: Decision | None  # None where each of several runs has its own
     scores: pd.DataFrame  # indexed by region; attrs hold `region_only` and `always_normal`
@@ -148,7 +148,8 @@ def read_facts(
     plan = read_repeats(run)[0] if is_repeats(run) else None
     subs = sub_runs(run) if plan else [run]
     settings, tables = read_settings(subs[0]), [read_table(one / "images.csv") for one in subs]
-    skipped = pd.concat([_read_skipped(one / "skipped.csv") for one in subs]).drop_duplicates(ignore_index=True)
+    skipped = [_read_skipped(one / "skipped.csv") for one in subs]
+    skipped = None if any(told is None for told in skipped) else pd.concat(skipped).drop_duplicates(ignore_index=True)
     read = _several if plan else _single
     preds, decision, scores, interp = read(run, subs)
     facts = Facts(
@@ -189,13 +190,14 @@ def _calibrated(run: Path, preds: pd.DataFrame) -> pd.DataFrame:
     return preds.assign(p_abnormal=decision.calibrated(preds["p_abnormal"], preds["region"]))
 
 
-def _read_skipped(file: Path) -> pd.DataFrame:
+def _read_skipped(file: Path) -> pd.DataFrame | None:
+    "What a run left out; None where its file is not there, or none: then nobody knows."
     try:
         return pd.read_csv(file, dtype="str", keep_default_na=False, encoding_errors="surrogateescape")[
             ["path", "reason"]
         ]
     except (OSError, ValueError, KeyError):
-        return pd.DataFrame(columns=["path", "reason"], dtype="str")
+        return None
 
 
 def _hidden(facts: Facts) -> list[tuple[str, str]]:
