@@ -5,6 +5,7 @@ import fastai.callback.schedule
 
 from mura_fastai.bench.frontier import frontier
 from mura_fastai.bench.suite import bench
+from mura_fastai.data.audit import audit_data, audit_to_json, format_audit
 from mura_fastai.data.augment import AugmentXray, ScaleGrey, TensorXray, xray_tfms
 from mura_fastai.data.batches import XrayDL
 from mura_fastai.data.loaders import XrayBlock, mura_dls

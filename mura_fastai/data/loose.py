@@ -49,7 +49,10 @@ def input_images(
         table = _one_input(item)
         skipped += table.attrs.get("skipped", [])
         tables.append(table)
-    images = pd.concat(tables, ignore_index=True).drop_duplicates("path")
+    images = pd.concat(tables, ignore_index=True)
+    twice = images.path.duplicated()
+    skipped += [{"path": p, "reason": "named twice, read once"} for p in images.path[twice]]
+    images = images[~twice]
     if images.empty:
         raise InputError(f"no image in {', '.join(map(str, inputs))}; files end in {', '.join(SUFFIXES)}")
     return finish_images(flag_unreadable(images, {})[0], skipped)
@@ -107,5 +110,8 @@ def _listed(file: Path) -> pd.DataFrame:
             )
         (paths if found else missing).append(str(found or folder / line))
     images, gone = flag_unreadable(loose_images(paths), {p: mura_study(p) or p for p in missing})
+    once = dict.fromkeys(paths)
+    twice = [p for p in once if paths.count(p) > 1] if len(once) < len(paths) else []
     images.attrs["skipped"] = [{"path": p, "reason": "missing"} for p in missing] + gone
+    images.attrs["skipped"] += [{"path": p, "reason": "listed twice"} for p in twice]
     return images

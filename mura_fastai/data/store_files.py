@@ -64,7 +64,7 @@ def read_store(
         columns[2] = [int(s) for s in columns[2]]
         index = Index(*columns)
         array = open_array(path)
-    except (OSError, ValueError, csv.Error):
+    except (OSError, ValueError, OverflowError, csv.Error):  # whatever a header may claim of the array
         return None
     sound = set(index.status) <= set(range(4)) and [s == BAD for s in index.status] == [r != "" for r in index.reason]
     return (index, array) if len(array) >= len(index) > 0 and sound else None

@@ -71,8 +71,17 @@ def train(
         raise InputError(f"{out}: holds the runs of several folds or seeds; choose another folder (--out)")
     source = source or find_source(data)
     size = settings.get("size", 320) if settings.get("store") in (None, True) else None
-    read = partial(read_data, data, source, regions, max_bad, split_seed, allow_leaks, size)
-    told = dict(path=str(Path(data).absolute()), source=source, split_seed=split_seed, phantom=is_phantom(data))
+
+    def read() -> pd.DataFrame:
+        images = read_data(data, source, regions, max_bad, split_seed, allow_leaks, size)
+        if folds is None and not (images.split == "valid").any():
+            raise InputError(
+                f"{data}: no usable image of split valid, so nothing could be scored; add some, or use --folds"
+            )
+        return images
+
+    where = str(Path(data).expanduser().absolute())
+    told = dict(path=where, source=source, split_seed=split_seed, phantom=is_phantom(data))
     told |= {"allow_leaks": True} if allow_leaks else {}
     if repeated:
         images = read()

@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from mura_fastai.confined import refuse_links
 from mura_fastai.data.store import Store
 from mura_fastai.data.studies import finish_images, patient_folds, tune_split
 from mura_fastai.errors import InputError
 from mura_fastai.files import read_yaml, write_text
 from mura_fastai.provenance import checkout, versions
+from mura_fastai.schema import REPEATS, check_values
 from mura_fastai.training.alone import alone
 from mura_fastai.training.fitting import provenance_of
 from mura_fastai.training.interrupts import saying_how_to_go_on
@@ -191,10 +193,8 @@ def read_repeats(
     if not file.exists():
         raise InputError(f"{run}: no folder of several runs; mura train makes one with --folds or --seeds")
     told = read_yaml(file)
-    if not isinstance(told.get("format"), int) or not isinstance(told.get("seeds"), list):
-        raise InputError(f"{file}: format or seeds is missing; was it edited?")
-    if told["format"] > FORMAT:
-        raise InputError(f"{file}: written by a newer version (format {told['format']}); upgrade mura_fastai")
+    check_values(told, REPEATS, ("format", "seeds"), FORMAT, file)
+    refuse_links(run)
     return told, plan_repeats(told.get("folds"), told["seeds"])
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from fastai.learner import Learner
 from fastai.torch_core import default_device
 
+from mura_fastai.confined import refuse_links, refuse_outside
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.store import Store
 from mura_fastai.data.studies import finish_images
@@ -18,6 +19,7 @@ from mura_fastai.models.backbones import OWN
 from mura_fastai.models.views import POOLINGS
 from mura_fastai.models.weights import fill
 from mura_fastai.provenance import checkout, versions
+from mura_fastai.schema import SETTINGS, check_values
 from mura_fastai.training.alone import LOCK, OWNER, alone
 from mura_fastai.training.fitting import CHANGES, FORM, augmentation, fit_run
 from mura_fastai.training.interrupts import saying_how_to_go_on
@@ -29,7 +31,7 @@ from mura_fastai.training.state import state_file
 
 FORMAT = 1  # of the run folder; a later version of the package reads every earlier one
 LEARNING_RATES = {"own": 2e-3, "scratch": 1e-3, "pretrained": 1e-3}  # highest of the one-cycle schedule
-_NEEDED = {"format": int, "arch": str, "size": int, "bs": int, "seed": int}  # what reading a run rests on
+_NEEDED = ("format", "arch", "size", "epochs", "bs", "seed")  # what reading a run rests on
 
 
 def train_run(
@@ -73,6 +75,7 @@ def train_run(
     """
     out = Path(out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{arch.replace('/', '_')}")
     _refuse_other_run(out)
+    refuse_links(out)
     if views is not None and views not in POOLINGS:  # not after an hour of decoding
         raise InputError(f"views are not pooled by {views!r}; choose one of {', '.join(POOLINGS)}")
     if views and compile:
@@ -146,6 +149,7 @@ def load_run(
     if not best.exists():
         raise InputError(f"{run}: no weights yet; mura resume trains it to the end of an epoch, and on")
     images = read_table(run / "images.csv")
+    refuse_outside(images.path, settings.get("data"), run / "images.csv")
     form = {k: settings.get(k) for k in FORM}  # an earlier run has none of them
     by = "study" if form["views"] else "image"
     dls = mura_dls(images, settings["size"], settings["bs"], num_workers=num_workers, max_bad=None, by=by)
@@ -158,18 +162,17 @@ def load_run(
 def read_settings(
     run: str | Path,  # a run's folder
 ) -> dict:
-    "The settings of a run. Raises `InputError` where it is none, or one of a newer version."
+    """The settings of a run, every value in its range.
+
+    Raises `InputError` where it is none, or one of a newer version, and for a link in it that leads out of it."""
     file = Path(run) / "settings.yaml"
     if not file.exists() and (Path(run) / "repeats.yaml").exists():
         raise InputError(f"{run}: holds the runs of several folds or seeds; name one of the folders in it")
     if not file.exists():
         raise InputError(f"{run}: not a run; a run's folder holds settings.yaml (mura train makes one)")
     settings = read_yaml(file)
-    wrong = [k for k, kind in _NEEDED.items() if not isinstance(settings.get(k), kind)]
-    if wrong:
-        raise InputError(f"{file}: {wrong[0]} is missing or no {_NEEDED[wrong[0]].__name__}; was it edited?")
-    if settings["format"] > FORMAT:
-        raise InputError(f"{file}: written by a newer version (format {settings['format']}); upgrade mura_fastai")
+    check_values(settings, SETTINGS, _NEEDED, FORMAT, file)
+    refuse_links(run)
     return settings
 
 
@@ -184,6 +187,8 @@ def read_table(
         rows = pd.read_csv(
             file, dtype=text, keep_default_na=False, na_values={"label": [""]}, encoding_errors="surrogateescape"
         )
+        if not rows["label"].isin((0, 1)).where(rows["label"].notna(), True).all():
+            raise ValueError("a label that is not 0, 1 or blank")
         return finish_images(rows)
     except (OSError, ValueError, KeyError) as e:
         raise InputError(f"{file}: not the images table of a run ({' '.join(str(e).split())[:120]})") from None
