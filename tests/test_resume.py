@@ -16,6 +16,7 @@ import yaml
 from forked import Mura
 from safetensors.torch import load_file, save_file
 
+from mura_fastai.data.loaders import mura_dls
 from mura_fastai.errors import InputError
 from mura_fastai.files import replacing, sweep
 from mura_fastai.results import experiment
@@ -137,6 +138,21 @@ def test_interrupted_anywhere_it_ends_as_if_never(few, pretrained, whole, tmp_pa
     cut(None)
     resume_run(tmp_path / "run")
     assert_same(tmp_path / "run", expected)
+
+
+@pytest.mark.parametrize("by", ["image", "study"])
+def test_a_pass_may_begin_at_any_of_its_batches(few, by):
+    dl = mura_dls(few, 32, 4, by=by, max_views=1, batch_tfms=[], device="cpu").train
+    before = dl.rng.getstate()
+    whole = list(dl)
+    for first in (2, len(whole)):
+        dl.rng.setstate(before)
+        dl.first_batch = first
+        rest = list(dl)
+        assert len(rest) == len(whole) - first and len(dl.made) == len(whole)
+        for got, meant in zip(rest, whole[first:], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(got, meant, strict=True))
+    assert len(list(dl)) == len(whole), "the next pass begins at its start"
 
 
 def test_pretrained_weights_are_not_needed_again(few, pretrained, tmp_path, cut):
