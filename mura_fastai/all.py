@@ -91,7 +91,7 @@ from mura_fastai.results.suspects import (
     suspects_of_run,
     write_suspects,
 )
-from mura_fastai.results.tables import evaluate_file, read_predictions, studies_of, write_predictions
+from mura_fastai.results.tables import evaluate_file, read_predictions, read_scores, studies_of, write_predictions
 from mura_fastai.results.verdicts import compare_sentences, comparison_to_json, format_comparison
 from mura_fastai.share.app import make_app, serve
 from mura_fastai.share.demo import demo

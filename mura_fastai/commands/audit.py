@@ -8,7 +8,6 @@ import typer
 
 from mura_fastai.commands import shared
 from mura_fastai.errors import InputError
-from mura_fastai.text import name_some
 
 
 def audit(
@@ -43,6 +42,7 @@ def audit(
     from mura_fastai.data.audit import audit_data, audit_to_json, format_audit
     from mura_fastai.data.gather import by_reason
     from mura_fastai.data.pixels import stderr_bar
+    from mura_fastai.text import name_some
 
     found = audit_data(data, source, split_seed, allow_leaks, stderr_bar("checking images"))
     images, skipped = found.attrs["images"], found.attrs["skipped"]
