@@ -121,7 +121,10 @@ def _flush_folder(folder: Path):
     "Names live in the folder: until it is flushed, a power cut can bring the former one back."
     if sys.platform == "win32":  # a folder cannot be opened there
         return
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # it may be written and not read
+        return
     try:
         os.fsync(handle)
     except OSError as e:

@@ -16,6 +16,7 @@ import yaml
 from forked import Mura
 from safetensors.torch import load_file, save_file
 
+from mura_fastai.data.loaders import mura_dls
 from mura_fastai.errors import InputError
 from mura_fastai.files import replacing, sweep
 from mura_fastai.results import experiment
@@ -97,6 +98,7 @@ CASES = {
     "after the last batch of an epoch": (dict(epochs=2), 4, [5]),
     "again and again": (dict(epochs=2), 1, [1, 2, 3]),
     "on a plateau": (dict(epochs=3, lr=1e-6, schedule="plateau", optimizer="adam"), 2, [13]),
+    "in 16 bits, the loss scaled": (dict(epochs=1, precision="fp16", arch="test_resnet", pretrained=False), 2, [3]),
     "studies, their views pooled": (dict(epochs=2, views="attention", bs=4), 2, [4]),
     "the head of a pretrained network alone": (dict(epochs=1, freeze_epochs=2), 2, [8]),
     "between head and body": (dict(epochs=1, freeze_epochs=1), None, [6]),
@@ -104,12 +106,27 @@ CASES = {
 }
 
 
+@pytest.fixture(scope="module")
+def whole(few, tmp_path_factory):
+    "A run of these settings that nobody interrupted, made once. Nobody changes it."
+    made = {}
+
+    def of(settings):
+        key = repr(settings)
+        if key not in made:
+            out = tmp_path_factory.mktemp("whole") / "run"
+            made[key] = train_run(few, out, store=False, **QUICK | settings)
+        return made[key]
+
+    return of
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_interrupted_anywhere_it_ends_as_if_never(few, pretrained, tmp_path, cut, case):
+def test_interrupted_anywhere_it_ends_as_if_never(few, pretrained, whole, tmp_path, cut, case):
     settings, every, cuts = CASES[case]
     if "freeze_epochs" in settings:
         settings = settings | dict(arch="test_resnet", weights=pretrained)
-    whole = train_run(few, tmp_path / "whole", store=False, **QUICK | settings)
+    expected = whole(settings)
     cut(cuts[0])
     with pytest.raises(Cut):
         train_run(few, tmp_path / "run", store=False, save_every=every, **QUICK | settings)
@@ -120,7 +137,22 @@ def test_interrupted_anywhere_it_ends_as_if_never(few, pretrained, tmp_path, cut
     assert not read_told(tmp_path / "run")["done"]
     cut(None)
     resume_run(tmp_path / "run")
-    assert_same(tmp_path / "run", whole)
+    assert_same(tmp_path / "run", expected)
+
+
+@pytest.mark.parametrize("by", ["image", "study"])
+def test_a_pass_may_begin_at_any_of_its_batches(few, by):
+    dl = mura_dls(few, 32, 4, by=by, max_views=1, batch_tfms=[], device="cpu").train
+    before = dl.rng.getstate()
+    whole = list(dl)
+    for first in (2, len(whole)):
+        dl.rng.setstate(before)
+        dl.first_batch = first
+        rest = list(dl)
+        assert len(rest) == len(whole) - first and len(dl.made) == len(whole)
+        for got, meant in zip(rest, whole[first:], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(got, meant, strict=True))
+    assert len(list(dl)) == len(whole), "the next pass begins at its start"
 
 
 def test_pretrained_weights_are_not_needed_again(few, pretrained, tmp_path, cut):
@@ -132,16 +164,15 @@ def test_pretrained_weights_are_not_needed_again(few, pretrained, tmp_path, cut)
     assert read_told(resume_run(tmp_path / "run"))["done"]
 
 
-def test_before_anything_was_learned_it_starts_anew(few, tmp_path, cut, capsys):
-    whole = train_run(few, tmp_path / "whole", epochs=1, **QUICK)
+def test_before_anything_was_learned_it_starts_anew(few, whole, tmp_path, cut, capsys):
     cut(1)
     with pytest.raises(Cut):
-        train_run(few, tmp_path / "run", epochs=1, **QUICK)
+        train_run(few, tmp_path / "run", epochs=2, **QUICK)
     assert read_state(tmp_path / "run") is None
     cut(None)
     resume_run(tmp_path / "run")
     assert "from the start" in capsys.readouterr().err
-    assert_same(tmp_path / "run", whole)
+    assert_same(tmp_path / "run", whole(dict(epochs=2)))
 
 
 def test_settings_are_on_disk_before_the_data_is_read(root, tmp_path, monkeypatch):
@@ -190,8 +221,8 @@ def test_folds_and_seeds_go_on_in_the_middle_of_one(root, tmp_path, capsys):
 # ---------------------------------------------------------------- a crash between two files
 
 
-def test_best_weights_that_a_crash_swallowed_are_those_of_the_state(few, tmp_path, monkeypatch):
-    whole = train_run(few, tmp_path / "whole", epochs=2, **QUICK)
+def test_best_weights_that_a_crash_swallowed_are_those_of_the_state(few, whole, tmp_path, monkeypatch):
+    whole = whole(dict(epochs=2))
     run, write = tmp_path / "run", keeping.save_weights
 
     def crash(net, file):
@@ -246,7 +277,7 @@ def commands(tmp_path_factory, own_cache):
 
 @pytest.fixture(scope="module")
 def arguments(root):
-    options = dict(size=32, bs=16, workers=1, epochs=4, ci="none")
+    options = dict(size=32, bs=16, workers=1, epochs=3, ci="none")
     return ["train", root, *(str(o) for k, v in options.items() for o in (f"--{k}", v))]
 
 
@@ -285,16 +316,19 @@ def test_a_killed_process_is_noticed_and_its_training_goes_on(commands, argument
 
 @UNIX
 @pytest.mark.slow
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    "number, code, at",
+    [(signal.SIGTERM, 143, "history.csv"), (signal.SIGINT, 130, "history.csv"), (signal.SIGTERM, 143, "settings.yaml")],
+)
 def test_a_signal_saves_at_the_next_batch_and_says_how_to_go_on(
-    commands, arguments, undisturbed, tmp_path, number, code
+    commands, arguments, undisturbed, tmp_path, number, code, at
 ):
     run = tmp_path / "a run"
-    process = commands.start(*arguments, "--out", run).until((run / "history.csv").exists)
+    process = commands.start(*arguments, "--out", run).until((run / at).exists)
     got, out, err = process.kill(number).end()
     assert got == code and out == ""
     assert "Traceback" not in err and err.splitlines()[-1] == f"stopped; to go on: mura resume '{run}'"
-    assert not read_told(run)["done"]
+    assert bool(read_told(run)) == (at == "history.csv") and not (read_told(run) or {}).get("done")
     assert commands("resume", run, "--ci", "none")[0] == 0
     assert_same(run, undisturbed)
 

@@ -103,7 +103,8 @@ def resume(
             raise InputError(f"{run}: repeats.yaml names no data; call train_repeats with them again, it goes on")
         data, settings = told["data"], told["settings"] | {"seed": told["seeds"][0], "num_workers": num_workers}
         return train(
-            data["path"], run, data["source"], data["regions"], data["split_seed"], data.get("allow_leaks", False),
+            data["path"], run, data.get("source"), data.get("regions"), data.get("split_seed", 0),
+            data.get("allow_leaks", False),
             ci=ci, folds=told["folds"], seeds=len(told["seeds"]), **settings,
         )  # fmt: skip
     before = is_finished(run)

@@ -114,7 +114,7 @@ def repeats_of(
     for repeat in read_repeats(run)[1]:
         sub = run / repeat.name
         if not is_finished(sub):
-            raise InputError(f"{sub}: not finished; give the same mura train again, it goes on there")
+            raise InputError(f"{sub}: not finished; mura resume {run} goes on there")
         table = read_predictions(sub / "predictions.csv")
         table = form(sub, table) if form else table
         seeds.setdefault(repeat.seed, []).append(table if repeat.fold is None else table.assign(fold=repeat.fold))

@@ -146,9 +146,10 @@ def _start(out: Path, repeat: Repeat, folds: int | None) -> bool | None:
         return None
     begun, how = (run / "settings.yaml").exists(), "training"
     if begun:
-        read_settings(run)  # what cannot be read is not taken away for that
+        settings = read_settings(run)  # what cannot be read is not taken away for that
         try:
             lost = read_state(run) is None and (run / "weights" / "best.safetensors").exists()
+            lost = lost and not is_trained(run, settings)
         except InputError as e:
             print(e, file=sys.stderr)
             lost = True

@@ -67,7 +67,8 @@ def is_trained(
         epochs = len(pd.read_csv(Path(run) / "history.csv"))
     except (OSError, ValueError):
         return False
-    return epochs >= settings["epochs"] + settings["freeze_epochs"] and _best(run).exists()
+    asked = [settings.get("epochs"), settings.get("freeze_epochs", 0)]
+    return all(isinstance(n, int) for n in asked) and epochs >= sum(asked) and _best(run).exists()
 
 
 def _best(run: str | Path) -> Path:

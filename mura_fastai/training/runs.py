@@ -33,8 +33,8 @@ _NEEDED = {"format": int, "arch": str, "size": int, "bs": int, "seed": int}  # w
 
 
 def train_run(
-    images: pd.DataFrame | Callable[[], pd.DataFrame],  # an images table with train and tune rows (the others are kept
-    # beside them, unseen); or what reads one, called once the settings are on disk
+    images: pd.DataFrame | Callable[[], pd.DataFrame],  # an images table with train and tune rows, the others are kept
+    # beside them, unseen; or what reads one, called once the settings are on disk
     out: str | Path | None = None,  # the run's folder; made from architecture and time where not given
     arch: str = "mura_cnn",  # "mura_cnn" or any timm name
     size: int = 320,  # side of the padded square in pixels
@@ -123,8 +123,9 @@ def _taken_back(out: Path, fresh: bool) -> Iterator[None]:
         if not state_file(out).exists():
             for name in ("settings.yaml", "images.csv", "skipped.csv", *((OWNER, LOCK) if fresh else ())):
                 (out / name).unlink(missing_ok=True)
-            with suppress(OSError):  # other files are in it
-                out.rmdir()
+            if fresh:
+                with suppress(OSError):  # other files are in it
+                    out.rmdir()
         raise
 
 

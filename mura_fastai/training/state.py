@@ -142,11 +142,11 @@ def restore(
     groups = learn.opt.opt.param_groups
     for group, kept in zip(groups, told["groups"], strict=True):
         group |= {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
-    for i, p in enumerate(p for group in groups for p in group["params"]):
+    params = [p for group in groups for p in group["params"]]
+    for name, value in state.part("opt").items():
+        i, _, kind = name.partition(".")
         # Laid out in memory as the parameter is: the fused step goes through both without looking.
-        own = {k: _like(v, p) for k, v in state.part(f"opt.{i}").items()}
-        if own:
-            learn.opt.opt.state[p] = own
+        learn.opt.opt.state[params[int(i)]][kind] = _like(value, params[int(i)])
     smooth = learn.recorder.smooth_loss
     smooth.count, smooth.val = told["smooth"], state.tensors["smooth.val"]
     learn.train_iter, learn.pct_train = told["train_iter"], told["pct_train"]
