@@ -167,7 +167,8 @@ class Attacks:
             case = self.cases[name]
             wanted, _ = self.bench.undisturbed(case)
             place = self.bench.fresh(case)
-            both = [self.bench.begin(case.start(place), name=f"child{i}") for i in range(2)]
+            arguments = case.start(place)
+            both = [self.bench.begin(arguments, name=f"child{i}") for i in range(2)]
             ends = [child.wait() for child in both]
             codes = sorted(e.code for e in ends)
             if codes not in ([0, 0], [0, 2]):

@@ -25,7 +25,7 @@ def script(name, *arguments):
 @linux
 @pytest.mark.slow
 def test_five_kills_lose_nothing_and_leave_nothing_behind(tmp_path):
-    "Each command once: what lies there is whole, and the command given again ends as if undisturbed."
+    "Trainings, a store, predictions, a phantom: what lies there is whole, and given again they end as if undisturbed."
     log = tmp_path / "kills.jsonl"
     seed = int.from_bytes(os.urandom(2))  # other moments each time; the message names it
     done = script("faults", "--kills", 5, "--seed", seed, "--log", log)

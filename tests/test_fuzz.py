@@ -12,6 +12,8 @@ from mura_fastai.data.store import build_store
 from mura_fastai.data.store_files import read_store
 from mura_fastai.errors import InputError
 from mura_fastai.files import read_yaml
+from mura_fastai.results.competition import read_competition
+from mura_fastai.results.tables import read_predictions
 
 HERE = Path(__file__).parent
 
@@ -49,6 +51,21 @@ def test_a_line_that_is_no_files_name_is_told_with_its_number(tmp_path, line):
     (tmp_path / "list.csv").write_text(f"a.png\n{line}\n")
     with pytest.raises(InputError, match=r"list.csv, line 2: .* is no file's name"):
         input_images([tmp_path / "list.csv"])
+
+
+@pytest.mark.parametrize("wrong", ["many", "-1", "1.5", "inf"])
+def test_a_count_of_views_that_is_none_is_told(tmp_path, wrong):
+    head = "study,region,patient,label,n_unreadable,p_abnormal"
+    (tmp_path / "p.csv").write_text(f"{head}\na,XR_HAND,1,0,,0.2\nb,XR_HAND,2,1,{wrong},0.7\n")
+    with pytest.raises(InputError, match=rf"p.csv: n_unreadable is '{wrong}(\.0)?' in 1 rows"):
+        read_predictions(tmp_path / "p.csv")
+
+
+def test_a_line_without_end_is_not_told_to_its_end(tmp_path):
+    (tmp_path / "p.csv").write_text("x" * 10_000 + ",1\n")
+    with pytest.raises(InputError, match="line 1: 'xxx") as e:
+        read_competition(tmp_path / "p.csv")
+    assert len(str(e.value)) <= 2000 and str(e.value).endswith("study1_positive/,1")
 
 
 @pytest.mark.parametrize("header", [b"(((((", b"{'descr': '|u1', 'shape': (1,", b"\xff", b"{'shape': (99**99,)}"])

@@ -43,6 +43,12 @@ def read_predictions(
     lost = [c for c in needed if c not in preds]
     if lost:
         raise InputError(f"{file}: no column {lost[0]!r}; a predictions table has {', '.join(needed)}")
+    for count in [c for c in ("n_views", "n_unreadable") if c in preds]:
+        n = pd.to_numeric(preds[count], errors="coerce")
+        wrong = preds[count].notna() & ~((n >= 0) & (n % 1 == 0))
+        if wrong.any():
+            shown = str(preds[count][wrong].iloc[0])[:100]
+            raise InputError(f"{file}: {count} is {shown!r} in {wrong.sum()} rows; it must be a whole number, or empty")
     return preds
 
 
