@@ -50,12 +50,14 @@ SETTINGS: dict[str, tuple[Callable, str]] = {
     "augment": _table(_or(_number(-1e6, 1e6), _BOOL)), "until": _or(_NONE, _TEXT), "pool": _or(_NONE, _TEXT),
     "dropout": _or(_NONE, _number(0, 1)), "region_aware": _BOOL, "views": _or(_NONE, _TEXT), "pretrained": _BOOL,
     "weights": _or(_NONE, _TEXT), "allow_missing": _BOOL, "precision": _TEXT, "compile": _BOOL,
-    "store": _or(_BOOL, _TEXT), "num_workers": _or(_NONE, _whole(1)), "max_bad": _number(0, 1), "save_every": _or(_NONE, _whole(1)),
+    "store": _or(_BOOL, _TEXT), "num_workers": _or(_NONE, _whole(1)), "max_bad": _number(0, 1),
+    "save_every": _or(_NONE, _whole(1)),
     "versions": _table(_or(_TEXT, _NONE)), "commit": _or(_NONE, _TEXT), "device": _TEXT,
 }  # fmt: skip
 DATA: dict[str, tuple[Callable, str]] = {
     "path": _or(_NONE, _TEXT), "source": _or(_NONE, _SOURCE), "split_seed": _whole(), "phantom": _BOOL,
-    "regions": _or(_TEXT, _list(_TEXT)), "allow_leaks": _BOOL, "images": _table(_whole()), "fingerprint": _TEXT, "folds": _whole(2), "fold": _whole(),
+    "regions": _or(_TEXT, _list(_TEXT)),  # as it was asked for, until the data has been read
+    "allow_leaks": _BOOL, "images": _table(_whole()), "fingerprint": _TEXT, "folds": _whole(2), "fold": _whole(),
 }  # fmt: skip
 REPEATS: dict[str, tuple[Callable, str]] = {
     "format": _whole(1), "folds": _or(_NONE, _whole(2)), "seeds": _list(_whole()),
