@@ -22,6 +22,7 @@ from mura_fastai.files import replacing, sweep
 from mura_fastai.results import experiment
 from mura_fastai.results.experiment import resume, train
 from mura_fastai.training import keeping
+from mura_fastai.training.interrupts import Stops
 from mura_fastai.training.keeping import KeepState
 from mura_fastai.training.resume import resume_run
 from mura_fastai.training.runs import train_run
@@ -355,6 +356,38 @@ def test_a_full_disk_leaves_the_last_good_state(commands, arguments, undisturbed
 def test_a_folder_that_cannot_be_written_is_wrong_input(commands, arguments, done):
     code, _, err = commands(*arguments, "--out", "/proc/run")
     assert code == 2 and "cannot be written" in err and "--out" in err
+
+
+def test_a_signal_while_tune_is_scored_keeps_all_batches_of_the_epoch(few, whole, tmp_path, monkeypatch, capsys):
+    after_batch = KeepState.after_batch
+
+    def asked(self):
+        if not self.training:
+            self.stops.asked = signal.SIGTERM
+        after_batch(self)
+
+    with monkeypatch.context() as m:
+        m.setattr(KeepState, "after_batch", asked)
+        with pytest.raises(SystemExit) as e:
+            train_run(few, tmp_path / "run", epochs=2, store=False, **QUICK)
+    assert e.value.code == 143 and "mura resume" in capsys.readouterr().err
+    assert read_told(tmp_path / "run")["place"] == [0, 0, 4]
+    resume_run(tmp_path / "run")
+    assert_same(tmp_path / "run", whole(dict(epochs=2)))
+
+
+@UNIX
+@pytest.mark.parametrize("number, error", [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_second_signal_does_not_wait_for_the_batch(number, error):
+    before = signal.getsignal(number)
+    with pytest.raises(error), Stops() as stops:
+        os.kill(os.getpid(), number)
+        assert stops.asked == number
+        os.kill(os.getpid(), number)
+        pytest.fail("it went on")
+    with pytest.raises(error), Stops():  # noted after the last batch: heeded at the end
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
 
 
 # ---------------------------------------------------------------- what has changed since
