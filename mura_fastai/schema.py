@@ -60,7 +60,7 @@ DATA: dict[str, tuple[Callable, str]] = {
     "allow_leaks": _BOOL, "images": _table(_whole()), "fingerprint": _TEXT, "folds": _whole(2), "fold": _whole(),
 }  # fmt: skip
 REPEATS: dict[str, tuple[Callable, str]] = {
-    "format": _whole(1), "folds": _or(_NONE, _whole(2)), "seeds": _list(_whole()),
+    "format": _whole(1), "folds": _or(_NONE, _whole(2, 1000)), "seeds": _list(_whole()),
     "versions": _table(_or(_TEXT, _NONE)), "commit": _or(_NONE, _TEXT),
     "settings": ((lambda v: isinstance(v, dict)), "a table"),
 }  # fmt: skip
