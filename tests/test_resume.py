@@ -376,9 +376,17 @@ def test_a_signal_while_tune_is_scored_keeps_all_batches_of_the_epoch(few, whole
     assert_same(tmp_path / "run", whole(dict(epochs=2)))
 
 
+@pytest.fixture
+def heeded():
+    "Signals as a terminal has them: tests that run in the background begin with Ctrl-C ignored."
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @UNIX
 @pytest.mark.parametrize("number, error", [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
-def test_a_second_signal_does_not_wait_for_the_batch(number, error):
+def test_a_second_signal_does_not_wait_for_the_batch(number, error, heeded):
     before = signal.getsignal(number)
     with pytest.raises(error), Stops() as stops:
         os.kill(os.getpid(), number)
@@ -424,7 +432,7 @@ def half(begun, tmp_path):
         (dict(bs=4, seed=3), r"bs 8, now bs 4 \(and 1 more\)"),
         (dict(epochs=9), "epochs 2, now epochs 9"),
         (dict(arch="resnet18"), "arch mura_cnn, now arch resnet18"),
-        (dict(epochs="many"), "epochs is missing or no number"),
+        (dict(epochs="many"), "epochs is 'many', and must be a whole number"),
     ],
 )
 def test_other_settings_are_refused_with_the_difference(half, mura, change, named):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mura_fastai.confined import refuse_outside
 from mura_fastai.data.fingerprints import file_stamps
 from mura_fastai.data.reading import read_data
 from mura_fastai.errors import InputError
@@ -47,7 +48,7 @@ def resume_run(
         state = read_state(run)
         if state is None:
             return fit_run(run, _as_begun_now(run, settings), _images(run, settings), store)
-        images = read_table(run / "images.csv")
+        images = _table(run, settings)
         _refuse_changes(run, settings, images, state)
         _say_versions(settings)
         behind, batch = len(state.told["rows"]), state.place[2]
@@ -103,6 +104,12 @@ def _as_begun_now(run: Path, settings: dict) -> dict:
     return settings | dict(versions=versions(), commit=checkout()["commit"])
 
 
+def _table(run: Path, settings: dict) -> pd.DataFrame:
+    images = read_table(run / "images.csv")
+    refuse_outside(images.path, settings.get("data"), run / "images.csv")
+    return images
+
+
 def _images(run: Path, settings: dict) -> pd.DataFrame | Callable[[], pd.DataFrame]:
     "The table as it was begun with; where the run had not come to read its data, what reads it."
     data = settings.get("data") or {}
@@ -112,7 +119,7 @@ def _images(run: Path, settings: dict) -> pd.DataFrame | Callable[[], pd.DataFra
             read_data, data["path"], data.get("source"), data.get("regions"), settings["max_bad"],
             data.get("split_seed", 0), data.get("allow_leaks", False), size,
         )  # fmt: skip
-    images = read_table(run / "images.csv")
+    images = _table(run, settings)
     if (run / "skipped.csv").exists():
         skipped = pd.read_csv(run / "skipped.csv", dtype="str", encoding_errors="surrogateescape")
         images.attrs["skipped"] = skipped.to_dict("records")

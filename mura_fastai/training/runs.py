@@ -104,8 +104,8 @@ def train_run(
         num_workers=num_workers, max_bad=max_bad, save_every=save_every, data=data or {}, versions=versions(),
         commit=checkout()["commit"], device=str(device),
     )  # fmt: skip
-    fresh = not out.exists()
-    with saying_how_to_go_on(out), alone(out), _taken_back(out, fresh):
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    with saying_how_to_go_on(out), alone(out), _taken_back(out, made):
         _refuse_other_run(out)  # begun while this one waited for nothing
         return fit_run(out, settings, images, store)
 
@@ -118,17 +118,17 @@ def _refuse_other_run(out: Path):
 
 
 @contextmanager
-def _taken_back(out: Path, fresh: bool) -> Iterator[None]:
-    "Wrong input that shows before anything was learned leaves no run behind."
+def _taken_back(out: Path, made: list[Path]) -> Iterator[None]:
+    "Wrong input that shows before anything was learned leaves no run behind, and none of the folders `made` for it."
     try:
         yield
     except InputError:
         if not state_file(out).exists():
-            for name in ("settings.yaml", "images.csv", "skipped.csv", *((OWNER, LOCK) if fresh else ())):
+            for name in ("settings.yaml", "images.csv", "skipped.csv", *((OWNER, LOCK) if made else ())):
                 (out / name).unlink(missing_ok=True)
-            if fresh:
-                with suppress(OSError):  # other files are in it
-                    out.rmdir()
+            with suppress(OSError):  # other files are in it
+                for folder in made:
+                    folder.rmdir()
         raise
 
 
