@@ -8,7 +8,7 @@ export MPLBACKEND := Agg
 # that wait for one another lose more than they gain where others want the cores.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick soak lint notebooks clean
+.PHONY: demo test quick soak soak-coverage soak-faults soak-fuzz lint notebooks clean
 
 demo: $(READY)  ## make the environment, then the main job on a phantom
 	$(BIN)/mura demo
@@ -19,8 +19,18 @@ test: $(READY) lint  ## everything: style, tests (the slow ones too), notebooks
 quick: $(READY)  ## the tests that take seconds
 	$(TESTS) -m "not slow"
 
-soak: $(READY)  ## how often the intervals hold the truth: 4,000 simulated sets a setting
+soak: soak-coverage soak-faults soak-fuzz  ## what takes longer: do intervals hold the truth, is nothing lost or torn
+
+soak-coverage: $(READY)  ## how often the intervals hold the truth: 4,000 simulated sets a setting
 	$(BIN)/python tests/soak.py --out benchmarks/coverage.txt
+
+soak-faults: $(READY)  ## a hundred kills, full disks, closed folders, two at once; goes on where it was stopped
+	$(BIN)/python tests/faults.py --kills 100 --log $(VENV)/kills.jsonl --out benchmarks/kills.txt
+	rm -f $(VENV)/kills.jsonl
+	$(BIN)/python tests/attacks.py --out benchmarks/attacks.txt
+
+soak-fuzz: $(READY)  ## ten thousand twisted files
+	$(BIN)/python tests/fuzz.py --inputs 10000 --out benchmarks/fuzz.txt
 
 lint: $(READY)
 	$(BIN)/ruff check .

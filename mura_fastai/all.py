@@ -5,6 +5,7 @@ import fastai.callback.schedule
 
 from mura_fastai.bench.frontier import frontier
 from mura_fastai.bench.suite import bench
+from mura_fastai.data.audit import audit_data, audit_to_json, format_audit
 from mura_fastai.data.augment import AugmentXray, ScaleGrey, TensorXray, xray_tfms
 from mura_fastai.data.batches import XrayDL
 from mura_fastai.data.loaders import XrayBlock, mura_dls
@@ -61,6 +62,7 @@ from mura_fastai.results.experiment import (
     find_lr,
     interpret_run,
     predict,
+    resume,
     reviewed_labels,
     suspect_labels,
     train,
@@ -89,7 +91,7 @@ from mura_fastai.results.suspects import (
     suspects_of_run,
     write_suspects,
 )
-from mura_fastai.results.tables import evaluate_file, read_predictions, studies_of, write_predictions
+from mura_fastai.results.tables import evaluate_file, read_predictions, read_scores, studies_of, write_predictions
 from mura_fastai.results.verdicts import compare_sentences, comparison_to_json, format_comparison
 from mura_fastai.share.app import make_app, serve
 from mura_fastai.share.demo import demo
@@ -98,6 +100,7 @@ from mura_fastai.share.report import write_report
 from mura_fastai.training.learner import RegionWeightedBCE, mura_learner, study_auroc, study_kappa
 from mura_fastai.training.recipes import RECIPES, recipe_settings, recipes_table
 from mura_fastai.training.repeats import fold_tables, is_repeats, read_repeats, sub_runs, train_repeats
+from mura_fastai.training.resume import resume_run
 from mura_fastai.training.runs import load_run, read_settings, train_run
 from mura_fastai.training.schedules import PlateauDecay, layer_rates
 

@@ -4,6 +4,10 @@
 class InputError(ValueError):
     "Wrong input or usage. The message names the thing and the remedy in one line; the commands exit with code 2."
 
+    def __str__(self) -> str:
+        told = super().__str__()  # it may name a cell of a table that is as long as a book
+        return told if len(told) <= 2000 else f"{told[:1500]} ... {told[-400:]}"
+
 
 class BadImage(ValueError):
     "One image file that cannot be used, and why. It is skipped and named, never met in the middle of an epoch."

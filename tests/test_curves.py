@@ -429,7 +429,7 @@ def a_history(**columns):
     "columns", [{}, {"auroc": np.nan}, {"auroc": [0.9, 0.1, 0.2, 0.3]}, {"auroc": [np.nan, 0.5, 0.4, np.nan]}]
 )
 def test_the_kept_epoch_is_the_one_whose_weights_a_run_keeps(columns, tmp_path, monkeypatch):
-    from mura_fastai.training import runs
+    from mura_fastai.training import keeping
 
     class Rows:
         rows = []
@@ -438,8 +438,8 @@ def test_the_kept_epoch_is_the_one_whose_weights_a_run_keeps(columns, tmp_path, 
         model = None
 
     saved = []
-    monkeypatch.setattr(runs, "save_weights", lambda net, file: saved.append(len(Rows.rows) - 1))
-    keep = runs.KeepBest(tmp_path / "weights" / "best.safetensors", Rows)
+    monkeypatch.setattr(keeping, "save_weights", lambda net, file: saved.append(len(Rows.rows) - 1))
+    keep = keeping.KeepBest(tmp_path / "weights" / "best.safetensors", Rows)
     keep.learn = Learn
     for _, row in a_history(**columns).iterrows():
         Rows.rows.append(row.to_dict())

@@ -23,16 +23,18 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name not in ("__init__.py
 
 # Floor by floor, room by room: a module may import those before it, and none after. A new one gets its place here.
 ROOMS = [
-    "errors", "exits", "files", "text", "memory", "provenance",
+    "errors", "exits", "files", "text", "memory", "provenance", "confined", "schema",
     "data.studies", "data.fingerprints", "data.pixels", "data.traits", "data.tables", "data.gather",
-    "data.lookalikes", "data.fracatlas", "data.sources", "data.loose",
+    "data.lookalikes", "data.fracatlas", "data.sources", "data.refusals", "data.audit", "data.loose",
     "data.phantom_bones", "data.phantom_anatomy", "data.phantom_draw", "data.phantom_findings", "data.phantom_views",
     "data.phantom", "data.store_files", "data.store", "data.reading", "data.augment", "data.decoding",
     "data.resident", "data.batches", "data.study_batches", "data.loaders",
     "models.regions", "models.cnn", "models.plain", "models.weights", "models.heads", "models.backbones",
     "models.views", "models.cost",
     "training.optimizer", "training.precision", "training.recording", "training.learner",
-    "training.schedules", "training.recipes", "training.progress", "training.runs", "training.repeats",
+    "training.schedules", "training.recipes", "training.progress", "training.state", "training.alone",
+    "training.interrupts", "training.keeping", "training.fitting", "training.runs", "training.resume",
+    "training.repeats",
     "results.measures", "results.intervals", "results.guessing", "results.pooling", "results.calibrate",
     "results.metrics", "results.competition", "results.tables", "results.shortcuts", "results.predict",
     "results.scoring", "results.repeats", "results.pictures", "results.audit", "results.paired", "results.compare",

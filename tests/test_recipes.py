@@ -178,7 +178,7 @@ def test_the_images_are_changed_as_the_run_says(images, tmp_path, monkeypatch):
         seen.append([t for t in learn.dls.train.after_batch.fs if isinstance(t, AugmentXray)])
         raise InputError("enough")
 
-    monkeypatch.setattr("mura_fastai.training.runs.fit_schedule", stop)
+    monkeypatch.setattr("mura_fastai.training.fitting.fit_schedule", stop)
     with pytest.raises(InputError, match="enough"):
         train_run(
             images, tmp_path / "run", size=40, epochs=1, bs=16, augment=dict(max_rotate=7, flip=False), store=False

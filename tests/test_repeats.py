@@ -18,7 +18,7 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from mura_fastai.data.sources import csv_images
 from mura_fastai.data.studies import patient_split
 from mura_fastai.errors import InputError
-from mura_fastai.results.experiment import train
+from mura_fastai.results.experiment import resume, train
 from mura_fastai.results.metrics import score
 from mura_fastai.results.pooling import to_studies
 from mura_fastai.results.repeats import (
@@ -33,6 +33,7 @@ from mura_fastai.results.scoring import evaluate_run
 from mura_fastai.results.tables import evaluate_file, read_predictions
 from mura_fastai.training.repeats import fold_tables, is_repeats, official_splits, read_repeats, sub_runs
 from mura_fastai.training.runs import load_run, read_settings, read_table, train_run
+from mura_fastai.training.state import state_file
 
 # 40 px: no other test has a store of this size
 QUICK = dict(size=40, epochs=1, bs=8, num_workers=1, ci=None)
@@ -150,13 +151,22 @@ def test_a_single_run_and_several_do_not_share_a_folder(own, run, root, tmp_path
 # ---------------------------------------------------------------- going on
 
 
-def test_the_same_command_trains_what_is_not_finished_and_ends_as_if_never_stopped(own, crossed, root, capsys):
+@pytest.mark.parametrize("by", ["the same command", "mura resume"])
+def test_what_is_not_finished_is_trained_and_ends_as_if_never_stopped(own, crossed, root, capsys, by):
     (own / NAMES[1] / "predictions.csv").unlink()  # trained, and killed before it was scored
-    (own / NAMES[2] / "history.csv").write_text("epoch\n")  # killed in its first epoch
+    if by == "mura resume":  # its state damaged, as a copied folder can be
+        state = state_file(own / NAMES[2])
+        state.write_bytes(state.read_bytes()[:-9])
+    else:  # killed in its first epoch
+        (own / NAMES[2] / "history.csv").write_text("epoch\n")
+        shutil.rmtree(own / NAMES[2] / "weights")
     shutil.rmtree(own / NAMES[3])  # not begun
     (own / "notes.txt").write_text("mine")
     before = times(own / NAMES[0])
-    train(root, own, folds=2, seeds=2, seed=3, **QUICK)
+    if by == "mura resume":
+        resume(own, ci=None)
+    else:
+        train(root, own, folds=2, seeds=2, seed=3, **QUICK)
     told = capsys.readouterr().err
     assert times(own / NAMES[0]) == before
     assert "fold 1 of 2, seed 3: finished before" in told and "fold 2 of 2, seed 3: not finished" in told

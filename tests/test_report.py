@@ -282,7 +282,7 @@ def test_what_comes_from_outside_is_text(run, tmp_path, pixels, no_audit):
     pd.DataFrame(rows, columns=["path", "reason"]).to_csv(
         hostile / "skipped.csv", index=False, errors="surrogateescape"
     )  # fmt: skip
-    edit(hostile / "settings.yaml", lambda s: s["data"].update(path=f"/data/{HOSTILE[0]}"))
+    edit(hostile / "settings.yaml", lambda s: s["data"].update(path=f"data/{HOSTILE[0]}"))
     page = Page(write_report(hostile, tmp_path / "a.html", pixels, k=30)[0])
     inside_only(page)
     plain = {h.encode("utf-8", "replace").decode() for h in HOSTILE}
@@ -501,6 +501,7 @@ def test_a_report_of_muras_size_stays_small(run, tmp_path, no_audit):
         else:
             os.link(table.path[0], path)
     table.to_csv(own / "predictions.csv", index=False)
+    rewrite(own / "images.csv", lambda t: t.assign(path=str(tmp_path / "MURA") + t.path))
     edit(own / "settings.yaml", lambda s: s["data"].update(path=str(tmp_path / "MURA")))
     out = write_report(own, tmp_path / "a.html", k=20)[0]
     assert len(Page(out).radiographs) > 80

@@ -22,7 +22,8 @@ from mura_fastai.errors import InputError
 from mura_fastai.results.experiment import evaluate_run, interpret_run, predict, predictions_of, train
 from mura_fastai.results.predict import predict_images
 from mura_fastai.results.tables import evaluate_file, read_predictions
-from mura_fastai.training.runs import KeepBest, load_run, read_table, train_run
+from mura_fastai.training.keeping import KeepBest
+from mura_fastai.training.runs import load_run, read_table, train_run
 
 QUICK = dict(size=48, epochs=1, bs=16, num_workers=1, ci=None)
 
@@ -420,7 +421,7 @@ def test_a_store_made_before_is_taken_by_its_folder(root, images, tmp_path, monk
 
     build_store(images, tmp_path / "store", size=48)
     monkeypatch.setattr(module, "read_grey", None)  # nothing may be decoded
-    monkeypatch.setattr("mura_fastai.training.runs.auto_store", None)
+    monkeypatch.setattr("mura_fastai.training.fitting.auto_store", None)
     out = train_run(images, tmp_path / "run", store=tmp_path / "store", size=48, epochs=1, bs=16)
     assert (out / "weights" / "best.safetensors").exists()
     with pytest.raises(InputError, match="nowhere: not a whole store"):

@@ -15,6 +15,7 @@ def audit(
     shortcuts: Annotated[bool, typer.Option("--shortcuts", help="What trivial traits tell of the label.")] = False,
     source: shared.Source = None,
     split_seed: shared.SplitSeed = 0,
+    allow_leaks: shared.AllowLeaks = False,
     n_boot: Annotated[int, typer.Option("--draws", min=1, help="Draws of patients for the intervals.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of the folds and the draws.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="With --shortcuts: a picture, PNG or SVG.")] = None,
@@ -22,7 +23,8 @@ def audit(
 ):
     """What is wrong with the data, and what a network may cheat with.
 
-    Names the files that cannot be used. With --shortcuts: what region, size, orientation, brightness, borders, file
+    All problems at once, and what training would do about each: refuse, leave out, warn, convert or ignore. The exit
+    code is 2 where it would refuse. With --shortcuts: what region, size, orientation, brightness, borders, file
     format, bright side and number of views tell of the label; of a run also how far its probabilities follow them.
 
     \b
@@ -37,19 +39,29 @@ def audit(
         raise InputError("--out draws what --shortcuts finds: add --shortcuts")
     if (data / "settings.yaml").exists():
         raise InputError(f"{data} is a run: add --shortcuts, or name the data it was trained on")
+    from mura_fastai.data.audit import audit_data, audit_to_json, format_audit
+    from mura_fastai.data.gather import by_reason
     from mura_fastai.data.pixels import stderr_bar
-    from mura_fastai.data.sources import read_images
+    from mura_fastai.text import name_some
 
-    bar = stderr_bar("checking images")
-    images = read_images(data, source, max_bad=1.0, seed=split_seed, allow_leaks=True, progress=bar)
-    skipped = images.attrs["skipped"]
-    counts = dict(patients=images.patient.nunique(), studies=images.study.nunique(), images=len(images))
+    found = audit_data(data, source, split_seed, allow_leaks, stderr_bar("checking images"))
+    images, skipped = found.attrs["images"], found.attrs["skipped"]
+    counts = {} if images is None else {what: images[what].nunique() for what in ("patient", "study")}
+    counts = {"patients": counts.get("patient", 0), "studies": counts.get("study", 0)}
+    counts["images"] = 0 if images is None else len(images)
+    refused = found[found.training == "refuses"]
     if as_json:
-        reasons = {reason: len(paths) for reason, paths in shared.by_reason(skipped).items()}
-        shared.print_json({"data": str(data), **counts, "reasons": reasons, "skipped": skipped})
-        return
-    print(f"{data}: " + ", ".join(f"{n} {what}" for what, n in counts.items()) + " can be used")
-    shared.print_skipped(skipped)
+        reasons = {reason: len(paths) for reason, paths in by_reason(skipped).items()}
+        told = dict(data=str(data), source=found.attrs["source"], **counts, trains=refused.empty)
+        shared.print_json({**told, "problems": audit_to_json(found), "reasons": reasons, "skipped": skipped})
+    else:
+        print(format_audit(found, data.parent if found.attrs["source"] == "csv" else data))
+        if images is not None:
+            print(f"{data}: " + ", ".join(f"{n} {what}" for what, n in counts.items()) + " can be used")
+    if len(refused):
+        raise InputError(
+            f"{data}: mura train would refuse it, for {len(refused)} reason(s): {name_some(refused['where'])}"
+        )
 
 
 def _shortcuts(data, source, split_seed, n_boot, seed, out, as_json):

@@ -116,16 +116,7 @@ def print_skipped(
     skipped: list[dict],  # path and reason
 ):
     "What was left out, a line a reason."
+    from mura_fastai.data.gather import by_reason
+
     for reason, paths in by_reason(skipped).items():
         print(f"left out, {reason}: {len(paths)}, such as {paths[0]}")
-
-
-def by_reason(
-    skipped: list[dict],  # path and reason
-) -> dict[str, list[str]]:
-    "Paths of what was left out, by the reason up to its first detail, the most frequent first."
-    reasons = {}
-    for row in skipped:
-        name = "same pixels as another" if row["reason"].startswith("same pixels as") else row["reason"]
-        reasons.setdefault(name, []).append(row["path"])
-    return dict(sorted(reasons.items(), key=lambda kv: -len(kv[1])))

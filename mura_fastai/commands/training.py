@@ -1,5 +1,6 @@
-"""Commands of the training floor: `mura lr-find` and `mura train`."""
+"""Commands of the training floor: `mura lr-find`, `mura train` and `mura resume`."""
 
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
@@ -111,6 +112,9 @@ def train(
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the network: minutes first, then faster; for GPUs.")
     ] = False,
+    save_every: Annotated[
+        int | None, typer.Option(min=1, help="Batches between two saved states within an epoch.", show_default=False)
+    ] = None,
     workers: shared.Workers = None,
     ci: shared.Ci = "bootstrap",
     as_json: shared.AsJson = False,
@@ -118,7 +122,7 @@ def train(
     """Train a network, and score it.
 
     Train on train, choose the epoch on tune, score on valid; all of it is kept in a run's folder. With --folds or
-    --seeds it holds a run for each; the same command again goes on where it was stopped.
+    --seeds it holds a run for each. What was interrupted, anywhere, goes on by mura resume.
 
     \b
     mura train MURA-v1.1 --arch resnet50.a1_in1k --epochs 30 --out runs/resnet50
@@ -133,7 +137,7 @@ def train(
         allow_missing=allow_missing, until=until, pool=pool, dropout=dropout, region_aware=region_aware,
         freeze_epochs=freeze_epochs, layer_decay=layer_decay, schedule=schedule, optimizer=optimizer,
         augment=shared.pairs(augment) or None, store=False if no_store else store, precision=precision,
-        compile=compile, num_workers=workers, views=views,
+        compile=compile, num_workers=workers, views=views, save_every=save_every,
     )  # fmt: skip
     if recipe is not None:
         # What it may fill in goes along only where it was given.
@@ -144,6 +148,33 @@ def train(
         data, out, source, regions, split_seed, allow_leaks, max_bad, shared.interval(ci), folds, seeds, recipe,
         **settings,
     )  # fmt: skip
+    _print_run(run, scores, as_json)
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or one of several folds or seeds.")],
+    workers: shared.Workers = None,
+    ci: shared.Ci = "bootstrap",
+    as_json: shared.AsJson = False,
+):
+    """Go on with an interrupted training.
+
+    From its last state to the end it had been given, as if nothing had happened; then it is scored as mura train does.
+
+    \b
+    mura resume runs/resnet50
+    """
+    run, scores = shared.experiment().resume(run, shared.interval(ci), workers)
+    if scores is not None:
+        _print_run(run, scores, as_json)
+    elif as_json:
+        shared.print_json(json.loads((run / "metrics.json").read_text(encoding="utf-8")) | {"run": str(run)})
+    else:
+        print(f"The run in {run} was finished before; its scores: mura evaluate {run}")
+
+
+def _print_run(run: Path, scores, as_json: bool):
+    "The scores, where they lie, and what may come next."
     shared.print_scores(scores, as_json, run=str(run), split="valid")
     if as_json:
         return

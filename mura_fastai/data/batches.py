@@ -116,6 +116,8 @@ class XrayDL(TfmdDL):
         super().__init__(dataset, num_workers=0, **kwargs)
         self.store, self.resident, self.wgts, self.skip_bad, self.threads = store, resident, wgts, skip_bad, threads
         self.made, self.bad, self._known = [], [], None
+        # Where the next pass begins, in the order of a whole one, and what is called as it does.
+        self.first_batch, self.when_begun = 0, None
 
     def __getstate__(self) -> dict:
         "Pixels are not pickled: what `learn.export` writes holds no radiograph."
@@ -139,11 +141,14 @@ class XrayDL(TfmdDL):
 
     def create_batches(self, samps):
         self.made, self.bad, samps = [], [], list(samps)
+        if self.when_begun:  # PyTorch has drawn a number for the pass by now
+            self.when_begun()
+        first, self.first_batch, self.when_begun = self.first_batch, 0, None
         if self.whole:
-            return self._whole_batches(self._chunks(np.array(samps, np.int64)))
+            return self._whole_batches(self._chunks(np.array(samps, np.int64)), first)
         # Transforms of single items, or another DataBlock: fastai's way, image by image.
         self.made = [np.array(chunk) for chunk in chunked(samps, self.bs or 1, self.drop_last)]
-        return super().create_batches(samps)
+        return super().create_batches(samps[first * (self.bs or 1) :])
 
     @property
     def ours(self) -> bool:
@@ -162,13 +167,14 @@ class XrayDL(TfmdDL):
         n = len(samps) // self.bs * self.bs if self.drop_last else len(samps)
         return [samps[i : i + self.bs] for i in range(0, n, self.bs)]
 
-    def _whole_batches(self, chunks: list[np.ndarray]) -> Iterator[tuple]:
+    def _whole_batches(self, chunks: list[np.ndarray], first: int = 0) -> Iterator[tuple]:
         "Batches of bytes and of codes, on the device where the pixels lie there; nothing is touched item by item."
         paths, rows, columns = self._columns()
+        self.made, chunks = chunks[:first], chunks[first:]
         order = np.concatenate(chunks) if chunks else np.empty(0, np.int64)
         on = self.device or torch.device("cpu")
         if rows is not None:
-            self.made = chunks
+            self.made = self.made + chunks
             batches = gather_batches(self.store, self.resident, [rows[c] for c in chunks], on)
         else:
             batches = self._decoded(paths, chunks, self.made, on.type == "cuda")
@@ -177,7 +183,8 @@ class XrayDL(TfmdDL):
         made, at, ordered = self.made, {}, [c[torch.from_numpy(order)].to(on) for c in columns]
         if self.skip_bad:
             at = {row: i for i, row in enumerate(order.tolist())}
-            parts = ([c[on_device([at[r] for r in made[i].tolist()], on)] for c in ordered] for i in range(len(chunks)))
+            batch_rows = (made[i].tolist() for i in range(first, first + len(chunks)))
+            parts = ([c[on_device([at[r] for r in rows], on)] for c in ordered] for rows in batch_rows)
         else:
             parts = zip(*(c.split([len(chunk) for chunk in chunks]) for c in ordered), strict=True)
         for pixels, codes in zip(batches, parts, strict=False):

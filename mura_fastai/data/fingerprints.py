@@ -3,13 +3,15 @@
 import hashlib
 import os
 import sys
-import tempfile
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import PIL
+
+from ..files import replacing
 
 RULES = 1  # raise it when `pixels` judges files or makes thumbnails differently: what was kept is then forgotten
 _TEXT = ("reason", "mode", "pixel_hash")
@@ -38,6 +40,22 @@ def file_state(path: str) -> bytes:
     state = f"\0{info.st_size}\0{info.st_mtime_ns}\0{RULES}\0{PIL.__version__}"
     name = os.path.abspath(path).encode("utf-8", "surrogateescape")
     return hashlib.blake2b(name + state.encode(), digest_size=16).digest()
+
+
+def file_stamps(
+    paths: Iterable[str],  # files
+) -> np.ndarray:  # int64, a number for each: 0 where there is none
+    "Size and time of each file in one number: another number, another state of the file."
+
+    def stamp(path: str) -> int:
+        try:
+            info = os.stat(path)
+        except (OSError, ValueError):
+            return 0
+        state = hashlib.blake2b(f"{info.st_size}\0{info.st_mtime_ns}".encode(), digest_size=8).digest()
+        return int.from_bytes(state, "big") >> 1 or 1
+
+    return np.array([stamp(p) for p in paths], np.int64)
 
 
 def _file(paths: list[str], look: bool) -> Path:
@@ -75,15 +93,8 @@ def _save(file: Path, rows: dict[bytes, dict], look: bool):
         pixels = b"".join(r["look"].ljust(side, b"\0") for r in rows.values())
         arrays["look"] = np.frombuffer(pixels, np.uint8).reshape(len(rows), side)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        fd, temporary = tempfile.mkstemp(dir=file.parent, suffix=".part")
-        try:
-            with os.fdopen(fd, "wb") as f:
-                np.savez(f, **arrays)
-            os.replace(temporary, file)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with replacing(file) as aside, open(aside, "wb") as f:
+            np.savez(f, **arrays)
     except OSError:
         pass
 

@@ -13,7 +13,7 @@ from .tables import parse_labels, read_table
 
 FRACATLAS_REGIONS = ("hand", "leg", "hip", "shoulder")
 _FOLDERS = {"Non_fractured": 0, "Fractured": 1}
-_PASSED_ON = ("hardware", "multiscan", "frontal", "lateral", "oblique")  # further columns, 0 or 1
+PASSED_ON = ("hardware", "multiscan", "frontal", "lateral", "oblique")  # further columns, 0 or 1
 
 
 def _group(rows: pd.DataFrame, skipped: list[dict]) -> pd.DataFrame:
@@ -44,7 +44,7 @@ def fracatlas_images(
     """
     root = existing_folder(root)
     csv = root / "dataset.csv"
-    flags = (*FRACATLAS_REGIONS, "mixed", "fractured", *_PASSED_ON)
+    flags = (*FRACATLAS_REGIONS, "mixed", "fractured", *PASSED_ON)
     table = read_table(csv, ("image_id", *flags))
     for flag in flags:
         table[flag] = parse_labels(table, flag, csv)
@@ -69,5 +69,5 @@ def fracatlas_images(
     rows["study"], rows["view"] = rows.image_id.str.rpartition(".")[0], 1
     rows = rows.sort_values(["patient", "_pixel_hash"])
     rows = rows.rename(columns={"_width": "width", "_height": "height"})
-    rows = rows[["path", "region", "patient", "study", "view", "label", *_PASSED_ON, "width", "height"]]
+    rows = rows[["path", "region", "patient", "study", "view", "label", *PASSED_ON, "width", "height"]]
     return finish_images(patient_split(rows, valid_pct, tune_pct, seed), skipped)

@@ -10,6 +10,8 @@ import pandas as pd
 from ..errors import InputError
 from .pixels import SUFFIXES, inspect_images, limit_bad
 
+# Never opened, and not passed over in silence either: somebody takes them for part of the data.
+OTHER_PICTURES = (".gif", ".webp", ".heic", ".heif", ".avif", ".jp2", ".dcm", ".dicom")
 Progress = Callable[[int, int], None] | None
 _MURA_STUDY = re.compile(r"(XR_[A-Z]+)/(patient\d+)/(study\d+)")
 
@@ -49,6 +51,8 @@ def image_files(
                     skipped.append({"path": path, "reason": "a link to a folder, not followed"})
             elif name.lower().endswith(SUFFIXES):
                 files.append(path)
+            elif name.lower().endswith(OTHER_PICTURES):
+                skipped.append({"path": path, "reason": "a picture of a kind that is not read; convert it to PNG"})
     good = [f for f in files if _is_text(f)]
     named = [os.fsencode(f).decode("utf-8", "backslashreplace") for f in files if not _is_text(f)]
     return good, skipped + [{"path": f, "reason": "the file's name is not UTF-8; rename it"} for f in named]
@@ -131,3 +135,14 @@ def flag_unreadable(
     gone = study[~study.isin(images.study)].drop_duplicates().items()
     folders = [os.path.dirname(p) for p, name in gone if not os.path.basename(name).startswith(Path(p).stem)]
     return images, [{"path": f, "reason": "study without a readable image"} for f in folders]
+
+
+def by_reason(
+    skipped: list[dict],  # path and reason
+) -> dict[str, list[str]]:
+    "Paths of what was left out, by the reason up to its first detail, the most frequent first."
+    reasons = {}
+    for row in skipped:
+        name = "same pixels as another" if row["reason"].startswith("same pixels as") else row["reason"]
+        reasons.setdefault(name, []).append(row["path"])
+    return dict(sorted(reasons.items(), key=lambda kv: -len(kv[1])))

@@ -49,7 +49,10 @@ def input_images(
         table = _one_input(item)
         skipped += table.attrs.get("skipped", [])
         tables.append(table)
-    images = pd.concat(tables, ignore_index=True).drop_duplicates("path")
+    images = pd.concat(tables, ignore_index=True)
+    twice = images.path.duplicated()
+    skipped += [{"path": p, "reason": "named twice, read once"} for p in images.path[twice]]
+    images = images[~twice]
     if images.empty:
         raise InputError(f"no image in {', '.join(map(str, inputs))}; files end in {', '.join(SUFFIXES)}")
     return finish_images(flag_unreadable(images, {})[0], skipped)
@@ -94,14 +97,21 @@ def _listed(file: Path) -> pd.DataFrame:
             continue
         # The first component is the data set's name in its own lists, whatever its folder is called.
         choices = [folder / line, folder / Path(*Path(line).parts[1:])]
-        real = [Path(os.path.realpath(c)) for c in choices]
-        inside = [c for c, r in zip(choices, real, strict=True) if r.is_relative_to(os.path.realpath(folder))]
+        try:
+            real = [Path(os.path.realpath(c)) for c in choices]
+            inside = [c for c, r in zip(choices, real, strict=True) if r.is_relative_to(os.path.realpath(folder))]
+            found = next((c for c in inside if c.is_file()), None)
+        except (OSError, ValueError) as e:  # too long, or a null byte in it
+            why = getattr(e, "strerror", None) or e
+            raise InputError(f"{file}, line {number}: {line[:80]!r} is no file's name ({why}); correct it") from None
         if len(inside) < len(choices) or Path(line).is_absolute():
             raise InputError(
                 f"{file}, line {number}: {line!r} leads out of {folder}; list files below the CSV's folder"
             )
-        found = next((c for c in inside if c.is_file()), None)
         (paths if found else missing).append(str(found or folder / line))
     images, gone = flag_unreadable(loose_images(paths), {p: mura_study(p) or p for p in missing})
+    once = dict.fromkeys(paths)
+    twice = [p for p in once if paths.count(p) > 1] if len(once) < len(paths) else []
     images.attrs["skipped"] = [{"path": p, "reason": "missing"} for p in missing] + gone
+    images.attrs["skipped"] += [{"path": p, "reason": "listed twice"} for p in twice]
     return images

@@ -12,9 +12,12 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,12 @@ from mura_fastai.data.phantom_views import REGIONS, Study, draw_study
 from mura_fastai.data.pixels import MIN_SIDE
 from mura_fastai.data.studies import mura_images
 from mura_fastai.errors import InputError
+from mura_fastai.files import FULL
+
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed process left stays there
+    fcntl = None
 
 COLUMNS = ("path", "study", "kind", "form", "shown", "x0", "y0", "x1", "y1")
 # The narrowest view is then as wide as an image must be to be read at all.
@@ -38,7 +47,10 @@ def make_phantom(
     progress=None,  # called with (studies done, studies in all) as they are made
     one_view: float | None = None,  # share of studies of which one view alone shows what is abnormal; a fifth or so
 ):
-    "Write a phantom and return its images table (`mura_images(root)`). InputError on a folder that holds something."
+    """Write a phantom and return its images table (`mura_images(root)`). It is whole or not there.
+
+    InputError on a folder that holds something or cannot be written; OSError where the disk is full, naming the space.
+    """
     root = Path(root).resolve()
     if studies < 10 or size < SMALLEST:
         raise InputError(
@@ -50,25 +62,74 @@ def make_phantom(
     if one_view is not None and not 0 <= one_view <= 1:
         raise InputError(f"one_view is {one_view}: give a share of the studies, from 0 to 1")
     plan = plan_studies(studies, seed)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    # made beside its place and moved there when done, so that an interrupted phantom is never taken for a whole one
-    making = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    try:
+    rows = []
+    with _beside(root) as making:
         draw = partial(write_study, making, root.name, seed, size, one_view=one_view)
-        rows = []
-        for done, new in enumerate(_map(draw, plan, size, workers), 1):
-            rows += new
-            if progress:
-                progress(done, len(plan))
-        _write_tables(making, root.name, plan, rows)
+        try:
+            for new in _map(draw, plan, size, workers):
+                rows.append(new)
+                if progress:
+                    progress(len(rows), len(plan))
+            _write_tables(making, root.name, plan, [row for new in rows for row in new])
+        except OSError as e:
+            if e.errno not in FULL:
+                raise
+            drawn = sum(f.stat().st_size for f in making.rglob("*.png")) * len(plan) / max(len(rows), 1) / 1e6
+            raise OSError(e.errno, f"{e.strerror}; {studies} studies need about {drawn:.0f} MB", str(root)) from None
         making.chmod(0o755)
-        if root.exists():
-            root.rmdir()
-        making.rename(root)
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
-        raise
+        try:
+            if root.exists():
+                root.rmdir()
+            making.rename(root)
+        except OSError:
+            if not root.exists() or not any(root.iterdir()):
+                raise
+            raise InputError(f"{root}: another process has filled it meanwhile; name a new folder") from None
     return mura_images(root)
+
+
+@contextmanager
+def _beside(root: Path) -> Iterator[Path]:
+    """A new folder beside `root`'s place, which goes unless it was moved: half a phantom never passes for a whole one.
+
+    Its process holds a lock on it; those that nobody holds are of killed ones, and are taken away.
+    """
+    prefix = f".{root.name}-drawing-"
+    with ExitStack() as kept:
+        try:
+            root.parent.mkdir(parents=True, exist_ok=True)
+            with _held(root.parent, wait=True):  # nobody looks between a folder and its lock
+                for old in [f for f in root.parent.iterdir() if f.name.startswith(prefix)]:
+                    with _held(old) as nobodys:
+                        if nobodys:
+                            shutil.rmtree(old, ignore_errors=True)
+                making = Path(tempfile.mkdtemp(prefix=prefix, dir=root.parent))
+                kept.callback(shutil.rmtree, making, ignore_errors=True)
+                kept.enter_context(_held(making))
+        except OSError as e:
+            fault = f"no phantom can be drawn there ({e.strerror or e})"
+            raise InputError(f"{root}: {fault}; choose another folder") from None
+        yield making
+
+
+@contextmanager
+def _held(folder: Path, wait: bool = False) -> Iterator[bool]:
+    "Lock a folder; whether this process has it now. The system takes the lock from a process that ends."
+    number = None
+    if fcntl is not None:
+        with suppress(OSError):  # held by another, gone, or on a file system without such locks
+            opened = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                number = opened
+            finally:
+                if number is None:
+                    os.close(opened)
+    try:
+        yield number is not None
+    finally:
+        if number is not None:
+            os.close(number)
 
 
 def is_phantom(
@@ -121,11 +182,22 @@ def _map(draw, plan: list[Study], size: int, workers: int | None):
     # fork starts at once and never runs the caller's script again, as spawn does; the children only draw and write
     context = get_context("fork" if sys.platform == "linux" else "spawn")
     # Ctrl-C reaches the children too: this process alone answers it, and then draws no more
-    pool = ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    pool = ProcessPoolExecutor(workers, context, _begin_worker)
     try:
         yield from pool.map(draw, plan, chunksize=4)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker():
+    "In a child, at first. It ends with its parent: killed, that could not tell it so, and it would wait for ever."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end_with_parent():
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _cores() -> int:

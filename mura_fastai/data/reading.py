@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from mura_fastai.data.gather import by_reason
 from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.sources import read_images
 from mura_fastai.data.store import auto_store
 from mura_fastai.data.studies import finish_images
 from mura_fastai.errors import InputError
+from mura_fastai.text import name_some
 
 
 def select_regions(
@@ -45,10 +47,18 @@ def read_data(
         data, source, max_bad=max_bad, seed=split_seed, allow_leaks=allow_leaks,
         progress=stderr_bar("checking images"), check=by_store if size else None,
     )  # fmt: skip
-    skipped = images.attrs["skipped"]
+    print_left_out(images.attrs["skipped"])
+    return select_regions(images, regions)
+
+
+def print_left_out(
+    skipped: list[dict],  # path and reason
+):
+    "What was left out, counted on stderr, a line a reason with the first few names."
     if skipped:
         print(f"left out {len(skipped)} files, such as {name_skipped(skipped[0])}", file=sys.stderr)
-    return select_regions(images, regions)
+    for reason, paths in by_reason(skipped).items():
+        print(f"  {reason}: {len(paths)}, {name_some(paths)}", file=sys.stderr)
 
 
 def name_skipped(

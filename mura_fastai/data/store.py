@@ -109,6 +109,21 @@ def build_store(
         return Store(path)  # before anybody else begins to add to it
 
 
+def whole_store(
+    path: str | Path,  # a folder that may be a store
+    files: list[str],  # images that are asked for
+    size: int,  # side of the padded square in pixels
+) -> Store | None:  # None where it lacks one of them, or holds one as it was before
+    "A store that has all these files as they are now. Nothing is written: the folder may be anybody's."
+    found = read_store(Path(path))
+    if found is None or found[1].shape[1] != size or TODO in found[0].status:
+        return None
+    index = found[0]
+    held = {p: s for p, s, status in zip(index.path, index.state, index.status, strict=True) if status in (GOOD, BAD)}
+    fresh = all((state := file_state(f).hex()) and held.get(f) == state for f in files)
+    return Store(path) if fresh else None
+
+
 def store_folder(
     images: pd.DataFrame,  # an images table
     size: int,  # side of the padded square in pixels

@@ -64,16 +64,22 @@ def read_store(
         columns[2] = [int(s) for s in columns[2]]
         index = Index(*columns)
         array = open_array(path)
-    except (OSError, ValueError, csv.Error):
+    except (OSError, ValueError, OverflowError, csv.Error):  # whatever a header may claim of the array
         return None
-    return (index, array) if len(array) >= len(index) > 0 and set(index.status) <= set(range(4)) else None
+    sound = set(index.status) <= set(range(4)) and [s == BAD for s in index.status] == [r != "" for r in index.reason]
+    return (index, array) if len(array) >= len(index) > 0 and sound else None
 
 
 def open_array(
     path: Path,  # a store's folder
 ) -> np.memmap:  # uint8, images x size x size
     "The array, mapped for reading. Raises `OSError` or `ValueError` where it is missing or not one of a store."
-    array = np.lib.format.open_memmap(path / "pixels.npy", "r")
+    try:
+        array = np.lib.format.open_memmap(path / "pixels.npy", "r")
+    except OSError:
+        raise
+    except Exception as e:  # NumPy reads the header as Python's own source: there is hardly a kind it cannot raise
+        raise ValueError(f"{path}: the array's header is damaged ({type(e).__name__})") from None
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[1] != array.shape[2] or not array.flags.c_contiguous:
         raise ValueError(f"{path}: {array.dtype} {array.shape} is no array of a store")
     return array

@@ -98,17 +98,17 @@ class StudyDL(XrayDL):
             return rows
         return np.array(sorted(self.rng.sample(rows.tolist(), self.max_views)))
 
-    def _whole_batches(self, chunks: list[np.ndarray]) -> Iterator[tuple]:
+    def _whole_batches(self, chunks: list[np.ndarray], first: int = 0) -> Iterator[tuple]:
         on = self.device or torch.device("cpu")
-        for i, (pixels, *codes) in enumerate(super()._whole_batches(chunks)):
+        for i, (pixels, *codes) in enumerate(super()._whole_batches(chunks, first), first):
             if self.skip_bad:  # some may be gone
                 of = self._codes[self.made[i]]
                 views = np.diff(np.flatnonzero(np.diff(of, prepend=-1, append=-1)))
             else:
                 views = self._views[i]
-            first = on_device((np.cumsum(views) - views).tolist(), on)
+            front = on_device((np.cumsum(views) - views).tolist(), on)
             mask = on_device((np.arange(views.max()) < views[:, None]).tolist(), on).bool()
-            region, study, *label = (c[first] for c in codes)
+            region, study, *label = (c[front] for c in codes)
             yield mask.as_subclass(TensorCategory), pixels, region, study, *label
 
     def _one_pass(self):

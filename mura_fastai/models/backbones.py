@@ -139,7 +139,12 @@ def timm_net(
 def _config(arch: str):
     "timm's description of the architecture, or an error that names similar ones."
     if timm.is_model(arch):
-        return timm.models.get_pretrained_cfg(arch) or timm.models.PretrainedCfg()
+        try:
+            return timm.models.get_pretrained_cfg(arch) or timm.models.PretrainedCfg()
+        except RuntimeError:  # what follows the point names no weights that timm knows
+            name, _, tag = arch.partition(".")
+            known = ", ".join(timm.list_pretrained(f"{name}.*")[:4]) or f"{name} alone"
+            raise InputError(f"{name} has no weights called {tag!r}; give {known}") from None
     near = difflib.get_close_matches(arch, [*timm.list_models(), "mura_cnn"], 3, 0.5)
     hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
     raise InputError(f"unknown architecture {arch!r}; {hint}")

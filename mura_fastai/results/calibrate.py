@@ -227,7 +227,7 @@ def read_decision(
     tables = isinstance(told["regions"], dict) and isinstance(told["chosen_on"], dict)
     numbers = [told, *told["regions"].values()] if tables else [None]
     known = set(told) <= set(Decision.__dataclass_fields__) and told.get("pool") in list(POOLS)
-    if not known or not all(_is_sound(o) for o in numbers):
+    if not known or not isinstance(told.get("by", ""), str) or not all(_is_sound(o) for o in numbers):
         raise InputError(f"{file}: not a decision; remove it, or write it anew with mura calibrate {run}")
     return Decision(**told)
 

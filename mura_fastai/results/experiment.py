@@ -18,7 +18,7 @@ from mura_fastai.data.reading import name_skipped, read_data
 from mura_fastai.data.sources import find_source
 from mura_fastai.data.store import auto_store
 from mura_fastai.errors import InputError
-from mura_fastai.files import replacing
+from mura_fastai.files import refuse_closed, replacing
 from mura_fastai.results.calibrate import decide_together
 from mura_fastai.results.compare import compare
 from mura_fastai.results.competition import competition_folders, write_competition
@@ -33,9 +33,11 @@ from mura_fastai.results.review import read_review, review_result, write_review
 from mura_fastai.results.scoring import decision_of, evaluate_run, predictions_of, warn_of_seen
 from mura_fastai.results.suspects import spare_reader, suspects_of_run, write_suspects
 from mura_fastai.results.tables import write_predictions
+from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.recipes import recipe_settings
-from mura_fastai.training.repeats import check_repeats, is_repeats, read_repeats, sub_runs, train_repeats
+from mura_fastai.training.repeats import check_repeats, is_finished, is_repeats, read_repeats, sub_runs, train_repeats
+from mura_fastai.training.resume import resume_run
 from mura_fastai.training.runs import FORM, load_run, read_settings, train_run
 
 
@@ -69,17 +71,55 @@ def train(
         raise InputError(f"{out}: holds the runs of several folds or seeds; choose another folder (--out)")
     source = source or find_source(data)
     size = settings.get("size", 320) if settings.get("store") in (None, True) else None
-    images = read_data(data, source, regions, max_bad, split_seed, allow_leaks, size)
-    told = dict(path=str(Path(data).absolute()), source=source, split_seed=split_seed, phantom=is_phantom(data))
+
+    def read() -> pd.DataFrame:
+        images = read_data(data, source, regions, max_bad, split_seed, allow_leaks, size)
+        if folds is None and not (images.split == "valid").any():
+            raise InputError(
+                f"{data}: no usable image of split valid, so nothing could be scored; add some, or use --folds"
+            )
+        return images
+
+    where = str(Path(data).expanduser().absolute())
+    told = dict(path=where, source=source, split_seed=split_seed, phantom=is_phantom(data))
+    told |= {"allow_leaks": True} if allow_leaks else {}
     if repeated:
+        images = read()
         if size:
             # Once for all folds: some of them alone would find another place in the cache.
             settings["store"] = auto_store(images, size, stderr_bar("decoding images"))
         evaluate = partial(evaluate_run, ci=ci)
         out = train_repeats(images, out, evaluate, folds, seeds, max_bad=max_bad, data=told, **settings)
         return out, evaluate_repeats(out, ci)
-    out = train_run(images, out, max_bad=max_bad, data=told, **settings)
-    return out, evaluate_run(out, ci=ci)
+    asked = {} if regions is None else {"regions": regions if isinstance(regions, str) else list(regions)}
+    out = train_run(read, out, max_bad=max_bad, data=told | asked, **settings)
+    with saying_how_to_go_on(out):
+        return out, evaluate_run(out, ci=ci)
+
+
+def resume(
+    run: str | Path,  # a run's folder, or one that holds the runs of several folds or seeds
+    ci: str | None = "bootstrap",  # intervals of the scores
+    num_workers: int | None = None,  # decoding threads; as it was begun where not given
+) -> tuple[Path, pd.DataFrame | None]:  # the folder; the scores, None where all of it was done before
+    """`mura resume`: go on with an interrupted training as if nothing had happened, and with all that comes after it.
+
+    Raises `InputError` where settings or data have changed: see `resume_run` and `train_repeats`."""
+    check_interval(ci)
+    if is_repeats(run):
+        told = read_repeats(run)[0]
+        if not told["data"].get("path"):
+            raise InputError(f"{run}: repeats.yaml names no data; call train_repeats with them again, it goes on")
+        data, settings = told["data"], told["settings"] | {"seed": told["seeds"][0], "num_workers": num_workers}
+        return train(
+            data["path"], run, data.get("source"), data.get("regions"), data.get("split_seed", 0),
+            data.get("allow_leaks", False),
+            ci=ci, folds=told["folds"], seeds=len(told["seeds"]), **settings,
+        )  # fmt: skip
+    before = is_finished(run)
+    resume_run(run, num_workers)
+    with saying_how_to_go_on(run):
+        return Path(run), None if before else evaluate_run(run, ci=ci)
 
 
 def evaluate(
@@ -217,6 +257,8 @@ def predict(
     """
     if not runs:
         raise InputError("no run given; a run's folder holds settings.yaml (mura train makes one)")
+    if out is not None:
+        refuse_closed(out)
     runs = [one for run in runs for one in (sub_runs(run) if is_repeats(run) else [run])]
     folders = competition_folders(inputs, format)
     images = input_images(inputs)
@@ -262,6 +304,8 @@ def find_lr(
     until: str | None = None,  # keep a timm network up to this stage, such as layer3 of a ResNet
 ) -> float:  # the suggested highest learning rate
     "`mura lr-find`: fastai's search for a learning rate, its valley."
+    if figure is not None:
+        refuse_closed(figure)
     images = read_data(data, source, regions, max_bad, split_seed, allow_leaks, size)
     set_seed(seed, reproducible=True)
     # The same store that `train` takes: what is decoded here is decoded for it too.

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mura_fastai.confined import refuse_outside
 from mura_fastai.errors import InputError
 from mura_fastai.files import write_text
 from mura_fastai.results.calibrate import read_decision
@@ -31,7 +32,7 @@ from mura_fastai.results.metrics import (
 )
 from mura_fastai.results.tables import read_predictions, scores_document, write_predictions
 from mura_fastai.training.repeats import is_finished, read_repeats
-from mura_fastai.training.runs import read_table
+from mura_fastai.training.runs import read_settings, read_table
 
 
 def refuse_interval(
@@ -114,8 +115,9 @@ def repeats_of(
     for repeat in read_repeats(run)[1]:
         sub = run / repeat.name
         if not is_finished(sub):
-            raise InputError(f"{sub}: not finished; give the same mura train again, it goes on there")
+            raise InputError(f"{sub}: not finished; mura resume {run} goes on there")
         table = read_predictions(sub / "predictions.csv")
+        refuse_outside(table.get("path", ()), read_settings(sub).get("data"), sub / "predictions.csv")
         table = form(sub, table) if form else table
         seeds.setdefault(repeat.seed, []).append(table if repeat.fold is None else table.assign(fold=repeat.fold))
     return [pd.concat(tables, ignore_index=True) for tables in seeds.values()]

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from mura_fastai.data.reading import read_data
-from mura_fastai.data.store import build_store, store_folder
+from mura_fastai.confined import refuse_outside
+from mura_fastai.data.reading import print_left_out, read_data
+from mura_fastai.data.store import Store, build_store, store_folder, whole_store
 from mura_fastai.data.studies import SPLITS
 from mura_fastai.errors import InputError
-from mura_fastai.files import write_text
+from mura_fastai.files import replacing, write_text
 from mura_fastai.results.calibrate import Decision, choose_decision, read_decision, write_decision
 from mura_fastai.results.metrics import always_normal, check_interval, region_baseline, score, scores_to_json
 from mura_fastai.results.predict import predict_images
@@ -34,23 +35,48 @@ def predictions_of(
         raise InputError(f"unknown split {split!r}; the known ones are {', '.join(SPLITS)}")
     kept, own = run / KEPT.get(split, ""), read_table(run / "images.csv")
     mine = data is None and split in KEPT
+    refuse_outside(own.path, settings.get("data"), run / "images.csv")
     if mine and kept.exists():  # training takes it away with every epoch that it keeps
-        return read_predictions(kept)
+        preds = read_predictions(kept)
+        refuse_outside(preds.get("path", ()), settings.get("data"), kept)
+        return preds
     # Data without an official split is split as the run's was, or rows it trained on would come as valid ones.
     seed = (settings.get("data") or {}).get("split_seed", 0)
     images = own if data is None else read_data(data, source, max_bad=1.0, split_seed=seed)
     images = images[images.split == split]
     if images.empty:
         raise InputError(f"{data or run}: no rows of split {split!r}")
-    # Where the run's images lie decoded already, they are taken as they are: in the store that it was trained from, or
-    # in the one that the cache has for its table.
-    named = settings.get("store")
-    decoded = (Path(named) if isinstance(named, str) else store_folder(own, settings["size"])) if data is None else None
-    store = build_store(images, decoded, settings["size"], wait=True) if decoded and decoded.exists() else None
+    store = _decoded(settings, own, images) if data is None else None
     preds = predict_images(load_run(run), images, max_bad=settings.get("max_bad", 0.05) if mine else 1.0, store=store)
+    known = {s["path"] for s in images.attrs.get("skipped", [])}
+    print_left_out([s for s in preds.attrs["skipped"] if s["path"] not in known])
     if mine:
+        _keep_skipped(run, preds.attrs["skipped"])
         write_predictions(preds, kept)
     return preds
+
+
+def _decoded(settings: dict, own: pd.DataFrame, images: pd.DataFrame) -> Store | None:
+    "Where the run's images lie decoded already: in the store it was trained from, or in the cache's for its table."
+    named, size = settings.get("store"), settings["size"]
+    if isinstance(named, str):  # whoever wrote the settings: what lies there is read, and never written
+        return whole_store(named, images.path.tolist(), size)
+    cached = store_folder(own, size)
+    return build_store(images, cached, size, wait=True) if cached.exists() else None
+
+
+def _keep_skipped(run: Path, skipped: list[dict]):
+    "Name in the run's skipped.csv what could be read in training and cannot be any more."
+    file, told = run / "skipped.csv", pd.DataFrame(skipped, columns=["path", "reason"])
+    if told.empty:
+        return
+    try:
+        old = pd.read_csv(file, dtype="str", keep_default_na=False, encoding_errors="surrogateescape")
+        told = pd.concat([old, told]).drop_duplicates(["path", "reason"])
+    except (OSError, ValueError, KeyError):
+        pass  # a run that came without one
+    with replacing(file) as aside:
+        told.to_csv(aside, index=False, errors="surrogateescape")
 
 
 def warn_of_seen(

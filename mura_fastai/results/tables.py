@@ -1,5 +1,6 @@
 """Predictions as files: a table written once is scored anywhere, without the images, the network or PyTorch."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -42,6 +43,12 @@ def read_predictions(
     lost = [c for c in needed if c not in preds]
     if lost:
         raise InputError(f"{file}: no column {lost[0]!r}; a predictions table has {', '.join(needed)}")
+    for count in [c for c in ("n_views", "n_unreadable") if c in preds]:
+        n = pd.to_numeric(preds[count], errors="coerce")
+        wrong = preds[count].notna() & ~((n >= 0) & (n % 1 == 0))
+        if wrong.any():
+            shown = str(preds[count][wrong].iloc[0])[:100]
+            raise InputError(f"{file}: {count} is {shown!r} in {wrong.sum()} rows; it must be a whole number, or empty")
     return preds
 
 
@@ -134,6 +141,24 @@ def studies_of(
     "One row a study of a predictions table, the most suspicious first."
     studies = studies_as_decided(preds) if is_decided(preds) else to_studies(preds)
     return studies.sort_values("p_abnormal", ascending=False, kind="stable", ignore_index=True)
+
+
+def read_scores(
+    file: str | Path,  # metrics.json of a run
+) -> dict:  # as of `scores_document`
+    "The scores that a run keeps. Raises `InputError` where the file is none."
+    try:
+        told = json.loads(Path(file).read_text(encoding="utf-8"))
+        tables = [told["scores"], *(told[k] for k in ("region_only", "always_normal") if k in told)]
+        numbers = [
+            v for table in tables for v in [table["overall"]["n"], *(v for r in table.values() for v in r.values())]
+        ]
+        good = all(isinstance(v, int | float | None) for v in numbers)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        good = False
+    if not good:
+        raise InputError(f"{file}: not the scores of a run; remove it, and mura evaluate {Path(file).parent} writes it")
+    return told
 
 
 def scores_document(

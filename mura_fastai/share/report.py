@@ -72,7 +72,8 @@ def report_html(
     if several:
         parts, toc = [comparison_section(all_facts, told)], [("comparison", "Comparison")]
     for facts in all_facts:
-        _say(f"{facts.name}: reading pictures and drawing")
+        of = f" of {facts.root}" if pixels and facts.there else ""  # a run from elsewhere may name any folder
+        _say(f"{facts.name}: reading pictures{of} and drawing")
         mine = _sections(facts, all_facts, pixels, k, audits)
         if several:
             parts.append(section(f"{facts.key}run", facts.name, verdict(facts), key_figures(facts), *mine))

@@ -10,7 +10,7 @@ from mura_fastai.data.studies import REGIONS
 from mura_fastai.share.report_facts import Facts
 from mura_fastai.share.report_parts import bullets, command, folded, listed, note, one_of, section
 from mura_fastai.text import short
-from mura_fastai.training.runs import CHANGES
+from mura_fastai.training.fitting import CHANGES
 
 
 @dataclass(frozen=True)

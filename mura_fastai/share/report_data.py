@@ -100,6 +100,8 @@ def _studies(wide, region, split) -> str:
 def left_out(facts: Facts) -> list:
     "Files that were not used, by reason, each named."
     skipped = facts.skipped
+    if skipped is None:
+        return [note("Which files were left out is not known: the run has no skipped.csv that can be read.")]
     if skipped.empty:
         return [P("No file was left out.")]
     reasons, inside = {}, facts.root.rstrip("/") + "/"

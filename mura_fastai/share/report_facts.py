@@ -1,6 +1,5 @@
 """What a report knows of a run: its folder read once, and a way to say things without this machine's paths."""
 
-import json
 import os
 import re
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from mura_fastai.results.measures import cross_entropy
 from mura_fastai.results.metrics import always_normal, score, scores_to_json
 from mura_fastai.results.repeats import decided_studies, evaluate_repeats, out_of_fold, repeats_of, score_repeats
 from mura_fastai.results.scoring import decision_of, predictions_of, region_only
+from mura_fastai.results.tables import read_scores
 from mura_fastai.training.repeats import is_repeats, read_repeats, sub_runs
 from mura_fastai.training.runs import read_settings, read_table
 
@@ -34,7 +34,7 @@ class Facts:
     plan: dict | None  # repeats.yaml, where there are several
     subs: list  # folders of the runs that were trained: itself, or several
     images: pd.DataFrame  # the images table
-    skipped: pd.DataFrame  # path, reason
+    skipped: pd.DataFrame | None  # path, reason; None where it is not known
     preds: pd.DataFrame  # of the valid rows
     decision: Decision | None  # None where each of several runs has its own
     scores: pd.DataFrame  # indexed by region; attrs hold `region_only` and `always_normal`
@@ -148,7 +148,8 @@ def read_facts(
     plan = read_repeats(run)[0] if is_repeats(run) else None
     subs = sub_runs(run) if plan else [run]
     settings, tables = read_settings(subs[0]), [read_table(one / "images.csv") for one in subs]
-    skipped = pd.concat([_read_skipped(one / "skipped.csv") for one in subs]).drop_duplicates(ignore_index=True)
+    skipped = [_read_skipped(one / "skipped.csv") for one in subs]
+    skipped = None if any(told is None for told in skipped) else pd.concat(skipped).drop_duplicates(ignore_index=True)
     read = _several if plan else _single
     preds, decision, scores, interp = read(run, subs)
     facts = Facts(
@@ -173,7 +174,7 @@ def _several(run: Path, subs: list[Path]):
     scores = score_repeats(tables)
     if not (run / "metrics.json").exists():
         evaluate_repeats(run)
-    told = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    told = read_scores(run / "metrics.json")
     scores.attrs |= {k: told[k] for k in ("region_only", "always_normal", "folds", "seeds") if k in told}
     # Each training decides in its own way; the interpretation by itself would know one way only, and draws no threshold
     # where regions have their own.
@@ -189,13 +190,14 @@ def _calibrated(run: Path, preds: pd.DataFrame) -> pd.DataFrame:
     return preds.assign(p_abnormal=decision.calibrated(preds["p_abnormal"], preds["region"]))
 
 
-def _read_skipped(file: Path) -> pd.DataFrame:
+def _read_skipped(file: Path) -> pd.DataFrame | None:
+    "What a run left out; None where its file is not there, or none: then nobody knows."
     try:
         return pd.read_csv(file, dtype="str", keep_default_na=False, encoding_errors="surrogateescape")[
             ["path", "reason"]
         ]
     except (OSError, ValueError, KeyError):
-        return pd.DataFrame(columns=["path", "reason"], dtype="str")
+        return None
 
 
 def _hidden(facts: Facts) -> list[tuple[str, str]]:

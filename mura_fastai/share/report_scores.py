@@ -1,13 +1,12 @@
 """What a run is worth: a verdict in a sentence, key figures, scores by region with intervals, and who gets confused."""
 
-import json
-
 import numpy as np
 import pandas as pd
 from fastcore.xml import FT, Caption, Div, Em, P, Span, Table, Tbody, Td, Th, Thead, Tr, ft
 
 from mura_fastai.data.studies import LABEL_NAMES
 from mura_fastai.results.metrics import name_of
+from mura_fastai.results.tables import read_scores
 from mura_fastai.share.charts import interval_bar
 from mura_fastai.share.report_card import KINDS
 from mura_fastai.share.report_facts import Facts
@@ -238,7 +237,7 @@ def _trainings(facts: Facts) -> FT:
     "A row a training, from its own metrics.json."
     rows = []
     for sub in facts.subs:
-        told = json.loads((sub / "metrics.json").read_text(encoding="utf-8"))["scores"]["overall"]
+        told = read_scores(sub / "metrics.json")["scores"]["overall"]
         row = pd.Series({k: np.nan if v is None else v for k, v in told.items()})
         rows.append([sub.name, f"{row['n']:,.0f}", f"{row['n_abnormal']:,.0f}", *(cell(row, m) for m in MAIN)])
     head = ["training", "studies", "abnormal", *map(name_of, MAIN)]

@@ -168,12 +168,13 @@ class StopOnNaN(Callback):
 
     def after_loss(self):
         self.losses.put(self.learn.loss)
-        self._check()
+        self.check()
 
     def after_train(self):
-        self._check(wait=True)
+        self.check(wait=True)
 
-    def _check(self, wait: bool = False):
+    def check(self, wait: bool = False):
+        "Look at the losses that have come, or at all of them."
         losses = self.losses.arrived(wait)
         bad = [i for i in range(self.looked, len(losses)) if not np.isfinite(losses[i])]
         self.looked = len(losses)

@@ -30,6 +30,13 @@ class History(Callback):
         values = dict(zip(names, self.recorder.values[-1], strict=False))
         seconds = round(time.perf_counter() - self.started, 2)
         self.rows.append({"epoch": len(self.rows), **values, "lr": self.opt.hypers[-1]["lr"], "seconds": seconds})
+        self.write()
+
+    def write(self):
+        "Put the rows on disk."
+        if not self.rows:
+            self.file.unlink(missing_ok=True)
+            return
         with replacing(self.file) as aside, open(aside, "w", newline="", encoding="utf-8") as f:
             writer = csv.DictWriter(f, self.rows[0])
             writer.writeheader()

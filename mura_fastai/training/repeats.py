@@ -5,22 +5,27 @@ import inspect
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import filelock
 import numpy as np
 import pandas as pd
 import yaml
 
+from mura_fastai.confined import refuse_links
 from mura_fastai.data.store import Store
 from mura_fastai.data.studies import finish_images, patient_folds, tune_split
 from mura_fastai.errors import InputError
 from mura_fastai.files import read_yaml, write_text
 from mura_fastai.provenance import checkout, versions
-from mura_fastai.training.runs import provenance_of, read_settings, train_run
+from mura_fastai.schema import REPEATS, check_values
+from mura_fastai.training.alone import alone
+from mura_fastai.training.fitting import provenance_of
+from mura_fastai.training.interrupts import saying_how_to_go_on
+from mura_fastai.training.resume import is_trained, resume_run
+from mura_fastai.training.runs import read_settings, train_run
+from mura_fastai.training.state import read_state
 
 FORMAT = 1  # of repeats.yaml
 FILE = "repeats.yaml"
@@ -100,9 +105,9 @@ def train_repeats(
 ) -> Path:  # the folder of all runs
     """Train one recipe on each fold with each seed; every training leaves a whole run folder in `out`.
 
-    Called again with the same settings, or with more seeds, it keeps the finished runs, trains an unfinished one anew
-    and goes on. Raises `InputError` for changed settings or data, for a folder that holds a single run, and while
-    another process trains there."""
+    Called again with the same settings, or with more seeds, it keeps the finished runs and goes on in an unfinished one
+    where that was stopped. Raises `InputError` for changed settings or data, for a folder that holds a single run, and
+    while another process trains there."""
     check_repeats(folds, seeds)
     data, seeds = data or {}, list(range(seed, seed + seeds))
     out = Path(out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.get('arch', 'mura_cnn')}-repeats")
@@ -112,44 +117,54 @@ def train_repeats(
         format=FORMAT, folds=folds, seeds=seeds, settings=_asked(settings), data=provenance_of(images, data),
         versions=versions(), commit=checkout()["commit"],
     )  # fmt: skip
-    with _alone(out):
+    with saying_how_to_go_on(out), alone(out):
         _write_plan(out, told)
         if folds and len(tables[0]) < len(images):
             left = f"{len(images) - len(tables[0])} images of an official split"
             print(f"{left} are left out of all folds and stay unseen", file=sys.stderr)
         for repeat in plan_repeats(folds, seeds):
-            if _start(out, repeat, folds):
+            begun = _start(out, repeat, folds)
+            if begun is True:
+                resume_run(out / repeat.name, num_workers)
+            elif begun is False:
                 fold = {} if folds is None else {"folds": folds, "fold": repeat.fold}
-                run = train_run(
+                train_run(
                     tables[repeat.fold], out / repeat.name, seed=repeat.seed, store=store, num_workers=num_workers,
                     data={**data, **fold}, **settings,
                 )  # fmt: skip
-                evaluate(run)
+            if begun is not None:
+                evaluate(out / repeat.name)
                 # A Learner and its callbacks hold each other, and with them the pixels on a GPU, until Python looks.
                 gc.collect()
     return out
 
 
-def _start(out: Path, repeat: Repeat, folds: int | None) -> bool:
-    "Whether this run is still to be trained, said on stderr; what an earlier attempt left is taken away."
+def _start(out: Path, repeat: Repeat, folds: int | None) -> bool | None:
+    "Whether this run was begun and goes on; None for a finished one. What cannot go on is taken away. Said on stderr."
     run, name = out / repeat.name, f"seed {repeat.seed}"
     name = name if folds is None else f"fold {repeat.fold + 1} of {folds}, {name}"
     if is_finished(run):
         print(f"{name}: finished before, kept ({repeat.name})", file=sys.stderr)
-        return False
-    begun = (run / "settings.yaml").exists()
+        return None
+    begun, how = (run / "settings.yaml").exists(), "training"
     if begun:
-        read_settings(run)  # what cannot be read is not taken away for that
-    print(
-        f"{name}: {'not finished before, anew' if begun else 'training'} ({repeat.name})", file=sys.stderr, flush=True
-    )
-    if begun:
+        settings = read_settings(run)  # what cannot be read is not taken away for that
+        try:
+            lost = read_state(run) is None and (run / "weights" / "best.safetensors").exists()
+            lost = lost and not is_trained(run, settings)
+        except InputError as e:
+            print(e, file=sys.stderr)
+            lost = True
+        how = "not finished before, anew" if lost else "not finished before, going on"
+    print(f"{name}: {how} ({repeat.name})", file=sys.stderr, flush=True)
+    if begun and lost:
         # Out of the way in one step: half of a run must never pass for a run.
         aside = out / ".unfinished"
         shutil.rmtree(aside, ignore_errors=True)
         run.rename(aside)
         shutil.rmtree(aside)
-    return True
+        return False
+    return begun
 
 
 def is_finished(
@@ -158,12 +173,10 @@ def is_finished(
     "Whether a run was trained to its last epoch, and predicted and scored."
     run = Path(run)
     try:
-        settings = read_settings(run)
-        epochs = len(pd.read_csv(run / "history.csv"))
-    except (InputError, OSError, ValueError):
+        trained = is_trained(run, read_settings(run))
+    except (InputError, OSError):
         return False
-    asked = settings["epochs"] + settings["freeze_epochs"]
-    return epochs >= asked and all((run / name).exists() for name in ("predictions.csv", "metrics.json"))
+    return trained and all((run / name).exists() for name in ("predictions.csv", "metrics.json"))
 
 
 def is_repeats(
@@ -181,10 +194,8 @@ def read_repeats(
     if not file.exists():
         raise InputError(f"{run}: no folder of several runs; mura train makes one with --folds or --seeds")
     told = read_yaml(file)
-    if not isinstance(told.get("format"), int) or not isinstance(told.get("seeds"), list):
-        raise InputError(f"{file}: format or seeds is missing; was it edited?")
-    if told["format"] > FORMAT:
-        raise InputError(f"{file}: written by a newer version (format {told['format']}); upgrade mura_fastai")
+    check_values(told, REPEATS, ("format", "seeds"), FORMAT, file)
+    refuse_links(run)
     return told, plan_repeats(told.get("folds"), told["seeds"])
 
 
@@ -197,7 +208,7 @@ def sub_runs(
     planned = [Path(run) / repeat.name for repeat in read_repeats(run)[1]]
     done = [one for one in planned if is_finished(one)]
     if not done:
-        raise InputError(f"{run}: none of its runs is finished; give the same mura train again")
+        raise InputError(f"{run}: none of its runs is finished; mura resume goes on with them")
     if len(done) < len(planned):
         lost = f"{len(planned) - len(done)} of {len(planned)} runs are not finished"
         print(f"{run}: {lost}; going on without them", file=sys.stderr)
@@ -231,6 +242,7 @@ def _compared(told: dict) -> dict:
     data = told.get("data") or {}
     known = inspect.signature(train_run).parameters
     asked = {k: p.default for k, p in known.items() if k not in _NOT_ASKED} | (told.get("settings") or {})
+    asked.pop("save_every", None)  # changes nothing of what is learned
     where = {k: data.get(k) for k in ("source", "split_seed", "regions", "images", "fingerprint")}
     return {"folds": told.get("folds"), "seeds": told["seeds"], **asked, **where}
 
@@ -241,20 +253,5 @@ def _refuse_changes(out: Path, old: dict, new: dict):
         key, more = changed[0], f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise InputError(
             f"{out}: begun with {key} {old.get(key)}, now {key} {new[key]}{more}; give the same settings to go on, or "
-            f"choose another folder (--out)"
+            "choose another folder (--out)"
         )
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    "No other process trains in this folder meanwhile: it would take this one's unfinished run away."
-    out.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(out / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise InputError(f"{out}: another process is training there; wait for it to end") from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -1,0 +1,56 @@
+"""One training a folder: a lock that its owner's death opens."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import filelock
+
+from mura_fastai.errors import InputError
+from mura_fastai.files import FULL, sweep, write_text
+
+LOCK, OWNER = ".lock", ".lock-owner.json"
+
+
+@contextmanager
+def alone(
+    folder: str | Path,  # of a run, or of the runs of folds and seeds; made where it is missing
+) -> Iterator[Path]:  # the folder
+    """No other process trains in this folder meanwhile; what dead ones left half written in it is swept.
+
+    The system itself opens the lock of a process that ends, however it ends. Raises `InputError` that names the process
+    that holds it, and for a folder that cannot be written."""
+    folder = Path(folder)
+    lock = filelock.FileLock(folder / LOCK, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        raise InputError(f"{folder}: {_owner(folder)} is training there; wait for it to end") from None
+    except OSError as e:
+        if e.errno in FULL:
+            raise
+        raise InputError(f"{folder}: cannot be written ({e.strerror or e}); choose another folder (--out)") from None
+    try:
+        for part in (folder, folder / "weights", folder / "weights" / "last"):
+            sweep(part)
+        told = dict(pid=os.getpid(), host=socket.gethostname(), since=time.strftime("%Y-%m-%d %H:%M:%S"))
+        write_text(folder / OWNER, json.dumps(told))
+        yield folder
+    finally:
+        with suppress(OSError):
+            (folder / OWNER).unlink(missing_ok=True)
+        lock.release()
+
+
+def _owner(folder: Path) -> str:
+    "Who holds the lock, in words."
+    try:
+        told = json.loads((folder / OWNER).read_text(encoding="utf-8"))
+        return f"another process ({int(told['pid'])} on {told['host']}, since {told['since']})"
+    except (OSError, ValueError, KeyError, TypeError):  # it has only just begun
+        return "another process"

@@ -1,0 +1,85 @@
+"""SIGTERM and Ctrl-C while a network is trained: noted, and heeded where what was learned can be kept."""
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from mura_fastai.errors import TrainingError
+from mura_fastai.files import FULL
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stops:
+    """Meanwhile a first signal is only noted (`asked`), for the training to end by `end` after its batch.
+
+    A second one ends it at once. Does nothing outside the main thread, where there are no handlers."""
+
+    def __init__(self):
+        self.asked, self._before, self._pid = None, {}, os.getpid()
+
+    def __enter__(self) -> "Stops":
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                # Ignored stays ignored: a job in the background is started so, and Ctrl-C is not meant for it.
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, kind, *_):
+        self._give_back()
+        if self.asked and kind is None:
+            self.end()
+
+    def _note(self, number, frame):
+        if os.getpid() != self._pid:  # a process that was forked from this one has nothing to keep
+            os._exit(128 + number)
+        if self.asked:
+            self._give_back()
+            self.end()
+        self.asked = number
+        if sys.stderr.isatty():
+            os.write(2, b"\nstopping after this batch; once more stops at once\n")
+
+    def _give_back(self):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def end(self):
+        "Raise what the signal stands for: `KeyboardInterrupt`, or `SystemExit` with 143."
+        if self.asked == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + self.asked)
+
+
+_SAYS = ContextVar("_SAYS", default=False)  # the outermost block, whose folder holds the others'
+
+
+@contextmanager
+def saying_how_to_go_on(
+    run: str | Path,  # a run's folder, or one of several runs
+) -> Iterator[None]:
+    "Whatever ends the block before its time: one line on stderr says how to go on. A full disk is a `TrainingError`."
+    if _SAYS.get():
+        yield
+        return
+    command, before = f"mura resume {shlex.quote(str(run))}", _SAYS.set(True)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+        print(f"{clear}stopped; to go on: {command}", file=sys.stderr, flush=True)
+        raise
+    except OSError as e:
+        if e.errno not in FULL:
+            raise
+        raise TrainingError(f"{e.filename}: {e.strerror}; make room, then go on: {command}") from None
+    finally:
+        _SAYS.reset(before)

@@ -1,0 +1,150 @@
+"""An interrupted training goes on as if nothing had happened, or says what has changed since."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mura_fastai.confined import refuse_outside
+from mura_fastai.data.fingerprints import file_stamps
+from mura_fastai.data.reading import read_data
+from mura_fastai.errors import InputError
+from mura_fastai.provenance import checkout, versions
+from mura_fastai.text import name_some
+from mura_fastai.training.alone import alone
+from mura_fastai.training.fitting import decisive, fit_run, provenance_of
+from mura_fastai.training.interrupts import saying_how_to_go_on
+from mura_fastai.training.keeping import KeepBest, mend_best
+from mura_fastai.training.progress import History
+from mura_fastai.training.runs import read_settings, read_table
+from mura_fastai.training.state import State, read_state, read_told
+
+_NUMBERS = {"epochs": int, "freeze_epochs": int, "lr": (int, float)}  # what going on rests on, besides reading
+_ANEW = "put it back, or train anew into another folder (mura train --out)"
+
+
+def resume_run(
+    run: str | Path,  # a run's folder
+    num_workers: int | None = None,  # decoding threads; as it was begun where not given
+) -> Path:  # the run's folder, trained to its last epoch
+    """Go on with a training where its last state is; from the start where there is none; not at all after its end.
+
+    Interrupted anywhere, it ends with the history and the weights that it would have had: to the last bit on a CPU, as
+    long as machine and packages are the same. Raises `InputError` that names the difference where settings, data or
+    files have changed, where its state is damaged, and while another process trains it."""
+    run = Path(run)
+    read_settings(run)  # before a lock is put into a folder that is no run
+    with saying_how_to_go_on(run), alone(run):
+        settings = _settings(run)
+        settings |= {} if num_workers is None else {"num_workers": num_workers}
+        store = settings.get("store", True)
+        store = True if isinstance(store, str) and not Path(store).exists() else None  # the cache was emptied
+        if is_trained(run, settings):
+            _end(run)
+            return run
+        state = read_state(run)
+        if state is None:
+            return fit_run(run, _as_begun_now(run, settings), _images(run, settings), store)
+        images = _table(run, settings)
+        _refuse_changes(run, settings, images, state)
+        _say_versions(settings)
+        behind, batch = len(state.told["rows"]), state.place[2]
+        print(f"going on after {behind} epochs{f' and {batch} batches' if batch else ''}", file=sys.stderr)
+        return fit_run(run, settings, images, store, state)
+
+
+def is_trained(
+    run: str | Path,  # a run's folder
+    settings: dict,  # of the run
+) -> bool:
+    "Whether a run has its last epoch behind it. Raises `InputError` where its state is damaged."
+    told = read_told(run)
+    if told is not None:
+        return bool(told["done"])
+    try:  # one of an earlier version
+        epochs = len(pd.read_csv(Path(run) / "history.csv"))
+    except (OSError, ValueError):
+        return False
+    asked = [settings.get("epochs"), settings.get("freeze_epochs", 0)]
+    return all(isinstance(n, int) for n in asked) and epochs >= sum(asked) and _best(run).exists()
+
+
+def _best(run: str | Path) -> Path:
+    return Path(run) / "weights" / "best.safetensors"
+
+
+def _settings(run: Path) -> dict:
+    settings = read_settings(run)
+    for name, kind in _NUMBERS.items():
+        if not isinstance(settings.get(name), kind):
+            raise InputError(f"{run / 'settings.yaml'}: {name} is missing or no number; was it edited?")
+    return settings
+
+
+def _end(run: Path):
+    "Nothing is left to train; but a crash may have come between the last state and the best weights."
+    state, history = read_state(run), History(run / "history.csv")
+    if state is not None:
+        history.rows = state.told["rows"]
+        best = KeepBest(_best(run), history)
+        best.best, best.epoch_kept = state.told["best"]
+        history.write()
+        mend_best(best, state)
+    print(f"{run}: all its epochs were trained before", file=sys.stderr)
+
+
+def _as_begun_now(run: Path, settings: dict) -> dict:
+    "Nothing was learned yet: it starts anew, with what is installed now."
+    if _best(run).exists():
+        raise InputError(f"{run}: its state (weights/last) is gone, so it cannot go on; {_ANEW}")
+    print("nothing was learned yet: from the start", file=sys.stderr)
+    return settings | dict(versions=versions(), commit=checkout()["commit"])
+
+
+def _table(run: Path, settings: dict) -> pd.DataFrame:
+    images = read_table(run / "images.csv")
+    refuse_outside(images.path, settings.get("data"), run / "images.csv")
+    return images
+
+
+def _images(run: Path, settings: dict) -> pd.DataFrame | Callable[[], pd.DataFrame]:
+    "The table as it was begun with; where the run had not come to read its data, what reads it."
+    data = settings.get("data") or {}
+    if not (run / "images.csv").exists() and data.get("path"):
+        size = settings["size"] if settings.get("store", True) is True else None
+        return partial(
+            read_data, data["path"], data.get("source"), data.get("regions"), settings["max_bad"],
+            data.get("split_seed", 0), data.get("allow_leaks", False), size,
+        )  # fmt: skip
+    images = _table(run, settings)
+    if (run / "skipped.csv").exists():
+        skipped = pd.read_csv(run / "skipped.csv", dtype="str", encoding_errors="surrogateescape")
+        images.attrs["skipped"] = skipped.to_dict("records")
+    return images
+
+
+def _refuse_changes(run: Path, settings: dict, images: pd.DataFrame, state: State):
+    "Raise `InputError` where it would not be the same training any more."
+    data = provenance_of(images, settings.get("data"))
+    before, now = state.told["settings"], decisive(settings | {"data": data})
+    if changed := [k for k in before if k != "data" and before[k] != now.get(k)]:
+        key, more = changed[0], f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise InputError(f"{run}: begun with {key} {before[key]}, now {key} {now.get(key)}{more}; {_ANEW}")
+    if before["data"] != now["data"]:
+        counts = (settings.get("data") or {}).get("images")
+        what = f"{counts} images then, now {data['images']}" if counts != data["images"] else "other labels or splits"
+        raise InputError(f"{run / 'images.csv'}: not the table it was begun with ({what}); {_ANEW}")
+    stamps, kept = file_stamps(images.path), state.tensors["data.stamps"].numpy()
+    for what, which in (("gone", stamps == 0), ("changed", stamps != kept)):
+        if which.any():
+            files = name_some(images.path[np.flatnonzero(which)], 1)
+            raise InputError(f"{files}: {what} since the training began; {_ANEW}")
+
+
+def _say_versions(settings: dict):
+    then, now = settings.get("versions") or {}, versions()
+    if differ := [f"{k} {then[k]} (now {now.get(k)})" for k in then if then[k] != now.get(k)]:
+        print(f"begun with {name_some(differ)}: its last digits may differ from now on", file=sys.stderr)

@@ -1,0 +1,530 @@
+"An interrupted training ends as one that never was: to the last bit, wherever and however it was interrupted."
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from forked import Mura
+from safetensors.torch import load_file, save_file
+
+from mura_fastai.data.loaders import mura_dls
+from mura_fastai.errors import InputError
+from mura_fastai.files import replacing, sweep
+from mura_fastai.results import experiment
+from mura_fastai.results.experiment import resume, train
+from mura_fastai.training import keeping
+from mura_fastai.training.interrupts import Stops
+from mura_fastai.training.keeping import KeepState
+from mura_fastai.training.resume import resume_run
+from mura_fastai.training.runs import train_run
+from mura_fastai.training.state import read_state, read_told, state_file
+
+QUICK = dict(size=32, bs=8, num_workers=1)
+UNIX = pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc")
+
+
+class Cut(BaseException):
+    "Stands for whatever ends a process: nothing in the package heeds it."
+
+
+@pytest.fixture(scope="module")
+def few(images):
+    "Some rows of the shared phantom: four batches of 8 an epoch."
+    return pd.concat([images[images.split == s].head(n) for s, n in (("train", 32), ("tune", 8), ("valid", 8))])
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    "Have the training end without notice once it has seen so many batches, those of tune among them."
+    after_batch, seen = KeepState.after_batch, [0]
+
+    def set_cut(at):
+        def counted(self):
+            after_batch(self)
+            seen[0] += 1
+            if seen[0] == at:
+                raise Cut
+
+        seen[0] = 0
+        monkeypatch.setattr(KeepState, "after_batch", counted)
+
+    return set_cut
+
+
+def history(run):
+    return pd.read_csv(run / "history.csv").drop(columns="seconds")
+
+
+def assert_same(run, other):
+    "Last weights, generators, place, history and best weights are the same to the last bit."
+    ours, theirs = read_state(run), read_state(other)
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    assert not [k for k, v in ours.tensors.items() if not torch.equal(v, theirs.tensors[k])]
+    for told in (ours.told, theirs.told):
+        for row in told["rows"]:
+            row.pop("seconds")
+    assert json.dumps(ours.told) == json.dumps(theirs.told)  # as text, in which nan is nan
+    pd.testing.assert_frame_equal(history(run), history(other), check_exact=True)
+    for name in ("weights/best.safetensors", "predictions.csv"):
+        if (other / name).exists():
+            assert (run / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    "A file of weights for a tiny network of timm, whose body is then trained from them."
+    import timm
+
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file({k: v.contiguous() for k, v in timm.create_model("test_resnet").state_dict().items()}, file)
+    return file
+
+
+# ---------------------------------------------------------------- the same to the last bit
+
+# Of 4 training batches and 1 tune batch an epoch; the batches between two states, and where it is cut.
+CASES = {
+    "after an epoch": (dict(epochs=2), None, [7]),
+    "in mid-epoch": (dict(epochs=2), 2, [8]),
+    "after the last batch of an epoch": (dict(epochs=2), 4, [5]),
+    "again and again": (dict(epochs=2), 1, [1, 2, 3]),
+    "on a plateau": (dict(epochs=3, lr=1e-6, schedule="plateau", optimizer="adam"), 2, [13]),
+    "in 16 bits, the loss scaled": (dict(epochs=1, precision="fp16", arch="test_resnet", pretrained=False), 2, [3]),
+    "studies, their views pooled": (dict(epochs=2, views="attention", bs=4), 2, [4]),
+    "the head of a pretrained network alone": (dict(epochs=1, freeze_epochs=2), 2, [8]),
+    "between head and body": (dict(epochs=1, freeze_epochs=1), None, [6]),
+    "all of a pretrained network": (dict(epochs=1, freeze_epochs=1, layer_decay=0.5), 2, [8]),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(few, tmp_path_factory):
+    "A run of these settings that nobody interrupted, made once. Nobody changes it."
+    made = {}
+
+    def of(settings):
+        key = repr(settings)
+        if key not in made:
+            out = tmp_path_factory.mktemp("whole") / "run"
+            made[key] = train_run(few, out, store=False, **QUICK | settings)
+        return made[key]
+
+    return of
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_interrupted_anywhere_it_ends_as_if_never(few, pretrained, whole, tmp_path, cut, case):
+    settings, every, cuts = CASES[case]
+    if "freeze_epochs" in settings:
+        settings = settings | dict(arch="test_resnet", weights=pretrained)
+    expected = whole(settings)
+    cut(cuts[0])
+    with pytest.raises(Cut):
+        train_run(few, tmp_path / "run", store=False, save_every=every, **QUICK | settings)
+    for at in cuts[1:]:
+        cut(at)
+        with pytest.raises(Cut):
+            resume_run(tmp_path / "run")
+    assert not read_told(tmp_path / "run")["done"]
+    cut(None)
+    resume_run(tmp_path / "run")
+    assert_same(tmp_path / "run", expected)
+
+
+@pytest.mark.parametrize("by", ["image", "study"])
+def test_a_pass_may_begin_at_any_of_its_batches(few, by):
+    dl = mura_dls(few, 32, 4, by=by, max_views=1, batch_tfms=[], device="cpu").train
+    before = dl.rng.getstate()
+    whole = list(dl)
+    for first in (2, len(whole)):
+        dl.rng.setstate(before)
+        dl.first_batch = first
+        rest = list(dl)
+        assert len(rest) == len(whole) - first and len(dl.made) == len(whole)
+        for got, meant in zip(rest, whole[first:], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(got, meant, strict=True))
+    assert len(list(dl)) == len(whole), "the next pass begins at its start"
+
+
+def test_pretrained_weights_are_not_needed_again(few, pretrained, tmp_path, cut):
+    file = shutil.copy(pretrained, tmp_path / "own.safetensors")
+    cut(6)
+    with pytest.raises(Cut):
+        train_run(few, tmp_path / "run", epochs=1, arch="test_resnet", weights=file, **QUICK)
+    Path(file).unlink()
+    assert read_told(resume_run(tmp_path / "run"))["done"]
+
+
+def test_before_anything_was_learned_it_starts_anew(few, whole, tmp_path, cut, capsys):
+    cut(1)
+    with pytest.raises(Cut):
+        train_run(few, tmp_path / "run", epochs=2, **QUICK)
+    assert read_state(tmp_path / "run") is None
+    cut(None)
+    resume_run(tmp_path / "run")
+    assert "from the start" in capsys.readouterr().err
+    assert_same(tmp_path / "run", whole(dict(epochs=2)))
+
+
+def test_settings_are_on_disk_before_the_data_is_read(root, tmp_path, monkeypatch):
+    read = experiment.read_data
+
+    def stopped(*_):
+        raise Cut
+
+    monkeypatch.setattr(experiment, "read_data", stopped)
+    with pytest.raises(Cut):
+        train(root, tmp_path / "run", epochs=1, regions="XR_WRIST,XR_HAND", ci=None, **QUICK)
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"settings.yaml", ".lock"}
+    with pytest.raises(InputError, match="mura resume"):
+        experiment.evaluate(tmp_path / "run")
+    monkeypatch.setattr(experiment, "read_data", read)
+    _, scores = resume(tmp_path / "run", ci=None)
+    assert list(scores.index) == ["XR_HAND", "XR_WRIST", "overall", "macro"]
+
+
+@pytest.mark.slow
+def test_folds_and_seeds_go_on_in_the_middle_of_one(root, tmp_path, capsys):
+    options = dict(seeds=2, epochs=2, regions="XR_WRIST", size=32, bs=4, num_workers=1, ci=None)
+    whole, scores = train(root, tmp_path / "whole", **options)
+    run, after_batch = tmp_path / "run", KeepState.after_batch
+
+    def in_second(self):
+        after_batch(self)
+        if self.folder.name == "seed1" and (len(self.history.rows), self.iter) == (1, 2):
+            raise Cut
+
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(KeepState, "after_batch", in_second)
+        with pytest.raises(Cut):
+            train(root, run, save_every=2, **options)
+    before = (run / "seed0" / "predictions.csv").stat().st_mtime_ns
+    capsys.readouterr()
+    _, again = resume(run, ci=None)
+    told = capsys.readouterr().err
+    assert "seed 0: finished before" in told and "seed 1: not finished before, going on" in told
+    assert "going on after 1 epochs and" in told
+    assert (run / "seed0" / "predictions.csv").stat().st_mtime_ns == before
+    assert_same(run / "seed1", whole / "seed1")
+    pd.testing.assert_frame_equal(again, scores, check_exact=True)
+
+
+# ---------------------------------------------------------------- a crash between two files
+
+
+def test_best_weights_that_a_crash_swallowed_are_those_of_the_state(few, whole, tmp_path, monkeypatch):
+    whole = whole(dict(epochs=2))
+    run, write = tmp_path / "run", keeping.save_weights
+
+    def crash(net, file):
+        raise Cut
+
+    monkeypatch.setattr(keeping, "save_weights", crash)
+    with pytest.raises(Cut):
+        train_run(few, run, epochs=2, **QUICK)
+    assert read_told(run)["place"] == [0, 1, 0] and not (run / "weights" / "best.safetensors").exists()
+    monkeypatch.setattr(keeping, "save_weights", write)
+    resume_run(run)
+    assert_same(run, whole)
+    # and after the last epoch, when nothing is left to train
+    (run / "weights" / "best.safetensors").write_bytes((whole / "weights" / "best.safetensors").read_bytes()[:-8])
+    if read_told(run)["best"][1] == 1:
+        resume_run(run)
+        assert_same(run, whole)
+
+
+@pytest.mark.parametrize("harm", ["cut short", "a bit turned", "empty", "something else"])
+def test_a_damaged_state_is_noticed(done, harm):
+    file = state_file(done)
+    held = bytearray(file.read_bytes())
+    held[-100] ^= 4
+    file.write_bytes({"cut short": held[:-100], "empty": b"", "a bit turned": held}.get(harm, b"PK\3\4" + held))
+    for broken in (lambda: resume_run(done), lambda: read_state(done)):
+        with pytest.raises(InputError, match="state.safetensors: damaged") as e:
+            broken()
+        assert "\n" not in str(e.value)
+
+
+def test_leftovers_of_dead_processes_are_swept(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    names = [f".state.{gone.pid}.safetensors", f".history.{gone.pid}.csv", f".notes.{os.getpid()}.txt", ".lock", "a.1"]
+    for name in names:
+        (tmp_path / name).touch()
+    sweep(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names[2:])
+    sweep(tmp_path / "absent")
+
+
+# ---------------------------------------------------------------- real processes
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory, own_cache):
+    mura = Mura(tmp_path_factory.mktemp("told"))
+    yield mura
+    mura.close()
+
+
+@pytest.fixture(scope="module")
+def arguments(root):
+    options = dict(size=32, bs=16, workers=1, epochs=3, ci="none")
+    return ["train", root, *(str(o) for k, v in options.items() for o in (f"--{k}", v))]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(commands, arguments, tmp_path_factory):
+    "A run of the real command that nobody interrupted. Nobody changes it: copy it first."
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    code, _, err = commands(*arguments, "--out", out)
+    assert code == 0, err
+    return out
+
+
+@pytest.fixture
+def done(undisturbed, tmp_path):
+    "A copy of a finished run that a test may change."
+    return Path(shutil.copytree(undisturbed, tmp_path / "done"))
+
+
+@UNIX
+@pytest.mark.slow
+def test_a_killed_process_is_noticed_and_its_training_goes_on(commands, arguments, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    process = commands.start(*arguments, "--out", run).until((run / "history.csv").exists)
+    with pytest.raises(InputError, match=rf"another process \({process.pid} on .*\) is training there"):
+        resume_run(run)
+    code, out, err = commands(*arguments, "--out", run)
+    assert code == 2 and "holds a run already" in err
+    assert process.kill().end()[0] == -signal.SIGKILL
+    (run / "weights" / "last" / f".state.{process.pid}.safetensors").write_bytes(b"half")
+    code, out, err = commands("resume", run, "--ci", "none", "--json")
+    assert code == 0, err
+    assert json.loads(out)["run"] == str(run)
+    assert_same(run, undisturbed)
+    assert not list((run / "weights" / "last").glob(".*"))
+
+
+@UNIX
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "number, code, at",
+    [(signal.SIGTERM, 143, "history.csv"), (signal.SIGINT, 130, "history.csv"), (signal.SIGTERM, 143, "settings.yaml")],
+)
+def test_a_signal_saves_at_the_next_batch_and_says_how_to_go_on(
+    commands, arguments, undisturbed, tmp_path, number, code, at
+):
+    run = tmp_path / "a run"
+    process = commands.start(*arguments, "--out", run).until((run / at).exists)
+    got, out, err = process.kill(number).end()
+    assert got == code and out == ""
+    assert "Traceback" not in err and err.splitlines()[-1] == f"stopped; to go on: mura resume '{run}'"
+    assert bool(read_told(run)) == (at == "history.csv") and not (read_told(run) or {}).get("done")
+    assert commands("resume", run, "--ci", "none")[0] == 0
+    assert_same(run, undisturbed)
+
+
+@UNIX
+@pytest.mark.slow
+def test_a_full_disk_leaves_the_last_good_state(commands, arguments, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    process = commands.start(*arguments, "--out", run).until((run / "history.csv").exists)
+    assert process.kill(signal.SIGTERM).end()[0] == 143
+    before = state_file(run).read_bytes()
+    code, out, err = commands("resume", run, most_bytes=len(before) // 2)
+    assert code == 1 and out == "" and "Traceback" not in err
+    last = err.splitlines()[-1]
+    assert re.fullmatch(
+        rf"mura: {state_file(run)}: .*: it needs [\d.]+ MB; make room, then go on: mura resume .*", last
+    )
+    assert state_file(run).read_bytes() == before
+    assert commands("resume", run, "--ci", "none")[0] == 0
+    assert_same(run, undisturbed)
+
+
+@UNIX
+def test_a_folder_that_cannot_be_written_is_wrong_input(commands, arguments, done):
+    code, _, err = commands(*arguments, "--out", "/proc/run")
+    assert code == 2 and "cannot be written" in err and "--out" in err
+
+
+def test_a_signal_while_tune_is_scored_keeps_all_batches_of_the_epoch(few, whole, tmp_path, monkeypatch, capsys):
+    after_batch = KeepState.after_batch
+
+    def asked(self):
+        if not self.training:
+            self.stops.asked = signal.SIGTERM
+        after_batch(self)
+
+    with monkeypatch.context() as m:
+        m.setattr(KeepState, "after_batch", asked)
+        with pytest.raises(SystemExit) as e:
+            train_run(few, tmp_path / "run", epochs=2, store=False, **QUICK)
+    assert e.value.code == 143 and "mura resume" in capsys.readouterr().err
+    assert read_told(tmp_path / "run")["place"] == [0, 0, 4]
+    resume_run(tmp_path / "run")
+    assert_same(tmp_path / "run", whole(dict(epochs=2)))
+
+
+@pytest.fixture
+def heeded():
+    "Signals as a terminal has them: tests that run in the background begin with Ctrl-C ignored."
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@UNIX
+@pytest.mark.parametrize("number, error", [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_second_signal_does_not_wait_for_the_batch(number, error, heeded):
+    before = signal.getsignal(number)
+    with pytest.raises(error), Stops() as stops:
+        os.kill(os.getpid(), number)
+        assert stops.asked == number
+        os.kill(os.getpid(), number)
+        pytest.fail("it went on")
+    with pytest.raises(error), Stops():  # noted after the last batch: heeded at the end
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+# ---------------------------------------------------------------- what has changed since
+
+
+@pytest.fixture(scope="module")
+def begun(few, tmp_path_factory):
+    "A run that was interrupted in its second epoch. Nobody changes it: copy it first."
+    out, after_batch, seen = tmp_path_factory.mktemp("begun") / "run", KeepState.after_batch, []
+
+    def counted(self):
+        after_batch(self)
+        seen.append(1)
+        if len(seen) == 7:
+            raise Cut
+
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(KeepState, "after_batch", counted)
+        with pytest.raises(Cut):
+            train_run(few, out, epochs=2, **QUICK)
+    return out
+
+
+@pytest.fixture
+def half(begun, tmp_path):
+    "A copy of an interrupted run that a test may change."
+    return Path(shutil.copytree(begun, tmp_path / "half"))
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (dict(lr=0.5), "lr 0.002, now lr 0.5"),
+        (dict(bs=4, seed=3), r"bs 8, now bs 4 \(and 1 more\)"),
+        (dict(epochs=9), "epochs 2, now epochs 9"),
+        (dict(arch="resnet18"), "arch mura_cnn, now arch resnet18"),
+        (dict(epochs="many"), "epochs is 'many', and must be a whole number"),
+    ],
+)
+def test_other_settings_are_refused_with_the_difference(half, mura, change, named):
+    settings = yaml.safe_load((half / "settings.yaml").read_text())
+    (half / "settings.yaml").write_text(yaml.safe_dump(settings | change))
+    code, out, err = mura("resume", half)
+    assert (code, out) == (2, "") and re.search(named, err) and err.count("\n") == 1
+
+
+def test_another_table_is_refused(half):
+    table = pd.read_csv(half / "images.csv")
+    table.assign(label=1 - table.label).to_csv(half / "images.csv", index=False)
+    with pytest.raises(InputError, match="images.csv: not the table.*other labels or splits"):
+        resume_run(half)
+    table[:-1].to_csv(half / "images.csv", index=False)
+    with pytest.raises(InputError, match="images.csv: not the table.*then, now"):
+        resume_run(half)
+
+
+@pytest.mark.parametrize("what", ["gone", "changed"])
+def test_other_files_are_refused_by_name(few, tmp_path, cut, what):
+    own = few.copy()
+    own["path"] = [str(shutil.copy(p, tmp_path / f"{i}.png")) for i, p in enumerate(few.path)]
+    cut(6)
+    with pytest.raises(Cut):
+        train_run(own, tmp_path / "run", epochs=2, **QUICK)
+    file = Path(own.path.iloc[5])
+    file.unlink() if what == "gone" else file.write_bytes(Path(own.path.iloc[6]).read_bytes())
+    with pytest.raises(InputError, match=f"^{file}: {what}"):
+        resume_run(tmp_path / "run")
+
+
+def test_a_state_that_is_gone_is_not_silently_begun_anew(half):
+    shutil.rmtree(half / "weights" / "last")
+    before = (half / "weights" / "best.safetensors").read_bytes()
+    with pytest.raises(InputError, match="its state .* is gone"):
+        resume_run(half)
+    assert (half / "weights" / "best.safetensors").read_bytes() == before
+
+
+# ---------------------------------------------------------------- finished, unfinished
+
+
+def test_a_finished_run_stays_as_it_is(done, mura):
+    before = {p: p.read_bytes() for p in done.rglob("*") if p.is_file()}
+    code, out, err = mura("resume", done)
+    assert code == 0 and "finished before" in out and "trained before" in err
+    assert json.loads(mura("resume", done, "--json")[1])["run"] == str(done)
+    assert {p: p.read_bytes() for p in done.rglob("*") if p.is_file()} == before
+
+
+def test_what_comes_after_training_is_made_up_for(done, undisturbed, mura):
+    for name in ("predictions.csv", "metrics.json"):
+        (done / name).unlink()
+    code, out, _ = mura("resume", done, "--ci", "none")
+    assert code == 0 and "overall" in out and (done / "metrics.json").exists()
+    ours, theirs = (pd.read_csv(r / "predictions.csv").p_abnormal for r in (done, undisturbed))
+    assert ours.to_numpy() == pytest.approx(theirs.to_numpy(), abs=1e-6)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "report"])
+def test_an_unfinished_run_can_be_used_or_says_what_is_missing(half, images, mura, tmp_path, command):
+    more = dict(predict=[images.path[0], "-o", tmp_path / "p.csv"], report=["-o", tmp_path / "r.html"], evaluate=[])
+    arguments = [command, half, *more[command]]
+    assert mura(*arguments)[0] == 0
+    for name in ("predictions.csv", "predictions-tune.csv", "decision.yaml", "metrics.json"):
+        (half / name).unlink(missing_ok=True)
+    (half / "weights" / "best.safetensors").unlink()
+    code, _, err = mura(*arguments)
+    assert code == 2 and "mura resume" in err and err.count("\n") == 1
+    (half / "history.csv").unlink()
+    code, _, err = mura(*arguments)
+    assert code == 2 and err.count("\n") == 1
+
+
+def test_what_is_no_run_stays_untouched(tmp_path):
+    with pytest.raises(InputError, match="not a run"):
+        resume_run(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_in_a_state_is_a_pickle(begun):
+    tensors = load_file(state_file(begun))
+    assert {"random.torch", "smooth.val", "data.stamps"} <= tensors.keys()
+    assert state_file(begun).read_bytes()[:1] not in (b"\x80", b"P")
+
+
+def test_a_file_is_on_disk_with_its_name_when_it_is_replaced(tmp_path, monkeypatch):
+    flushed = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda f: flushed.append(os.readlink(f"/proc/self/fd/{f}")) or fsync(f))
+    with replacing(tmp_path / "new" / "deep" / "a.txt") as aside:
+        aside.write_text("x")
+    assert flushed[-1] == str(tmp_path / "new" / "deep")  # after the rename
+    assert {str(tmp_path), str(tmp_path / "new"), str(aside)} <= set(flushed)
