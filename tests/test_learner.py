@@ -16,7 +16,7 @@ from sklearn.metrics import cohen_kappa_score, log_loss, roc_auc_score
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.errors import InputError, TrainingError
 from mura_fastai.models.cnn import MuraCNN
-from mura_fastai.training.learner import RegionWeightedBCE, mura_learner
+from mura_fastai.training.learner import RegionWeightedBCE, mura_learner, study_auroc
 
 SIZE, BS = 40, 16
 TRAIN_COUNTS = dict(  # published images of MURA's train split: normal, abnormal
@@ -334,3 +334,10 @@ def test_the_loaders_scale_as_the_network_was_trained(images):
 def test_weights_beside_a_module_are_refused(images, weights):
     with pytest.raises(InputError, match="weights= goes with a network's name"):
         mura_learner(mura_dls(images, SIZE, BS), tiny(), weights=weights)
+
+
+def test_answers_on_tune_that_are_no_numbers_stop_the_training_in_words():
+    metric = study_auroc()
+    metric.rows = [[torch.tensor([0.2, float("nan")]), torch.tensor([0, 1]), torch.tensor([1, 2])]]
+    with pytest.raises(TrainingError, match="1 of 2 answers on tune are not numbers; lower the learning rate"):
+        _ = metric.value

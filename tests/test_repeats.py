@@ -151,6 +151,17 @@ def test_a_single_run_and_several_do_not_share_a_folder(own, run, root, tmp_path
 # ---------------------------------------------------------------- going on
 
 
+def test_a_run_whose_state_cannot_be_read_just_now_is_left_alone(own):
+    "Too many open files, a newer version: no reason to begin anew, and none to take anything away."
+    (own / NAMES[0] / "metrics.json").unlink()
+    state = state_file(own / NAMES[0])
+    state.unlink()
+    state.mkdir()
+    with pytest.raises(InputError, match="cannot be read now"):
+        resume(own, ci=None)
+    assert (own / NAMES[0] / "weights" / "best.safetensors").exists()
+
+
 @pytest.mark.parametrize("by", ["the same command", "mura resume"])
 def test_what_is_not_finished_is_trained_and_ends_as_if_never_stopped(own, crossed, root, capsys, by):
     (own / NAMES[1] / "predictions.csv").unlink()  # trained, and killed before it was scored
@@ -173,7 +184,10 @@ def test_what_is_not_finished_is_trained_and_ends_as_if_never_stopped(own, cross
     assert "fold 1 of 2, seed 4: not finished" in told and "fold 2 of 2, seed 4: training" in told
     assert "official" in told
     assert [p.name for p in sub_runs(own)] == NAMES and (own / "notes.txt").read_text() == "mine"
-    assert not (own / ".unfinished").exists()
+    # What a damaged state had learned is kept beside.
+    assert [p.parts[-3] for p in own.glob("*.aside1/weights/best.safetensors")] == (
+        [f"{NAMES[2]}.aside1"] if by == "mura resume" else []
+    )
     ours, theirs = (out_of_fold(r).filter(like="p_").astype(float) for r in (own, crossed))
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 

@@ -21,7 +21,7 @@ from mura_fastai.errors import InputError
 from mura_fastai.files import replacing, sweep
 from mura_fastai.results import experiment
 from mura_fastai.results.experiment import resume, train
-from mura_fastai.training import keeping
+from mura_fastai.training import fitting, keeping
 from mura_fastai.training.interrupts import Stops
 from mura_fastai.training.keeping import KeepState
 from mura_fastai.training.resume import resume_run
@@ -447,6 +447,9 @@ def test_another_table_is_refused(half):
     table.assign(label=1 - table.label).to_csv(half / "images.csv", index=False)
     with pytest.raises(InputError, match="images.csv: not the table.*other labels or splits"):
         resume_run(half)
+    table.assign(region=table.region[::-1].values).to_csv(half / "images.csv", index=False)
+    with pytest.raises(InputError, match="images.csv: not the table.*other regions or patients"):
+        resume_run(half)
     table[:-1].to_csv(half / "images.csv", index=False)
     with pytest.raises(InputError, match="images.csv: not the table.*then, now"):
         resume_run(half)
@@ -462,6 +465,17 @@ def test_other_files_are_refused_by_name(few, tmp_path, cut, what):
     file = Path(own.path.iloc[5])
     file.unlink() if what == "gone" else file.write_bytes(Path(own.path.iloc[6]).read_bytes())
     with pytest.raises(InputError, match=f"^{file}: {what}"):
+        resume_run(tmp_path / "run")
+
+
+def test_a_file_that_cannot_be_read_any_more_is_not_silently_left_out(few, tmp_path, cut, monkeypatch):
+    cut(6)
+    with pytest.raises(Cut):
+        train_run(few, tmp_path / "run", epochs=2, **QUICK)
+    usable = fitting.usable_rows
+    bad = [{"path": few.path.iloc[0], "reason": "truncated"}]
+    monkeypatch.setattr(fitting, "usable_rows", lambda images, *a: (usable(images, *a)[0][1:], bad))
+    with pytest.raises(InputError, match="truncated since the training began"):
         resume_run(tmp_path / "run")
 
 

@@ -32,6 +32,7 @@ from mura_fastai.training.state import State
 FORM = ("until", "pool", "dropout", "region_aware", "views")  # settings of the network itself: its weights fit no other
 # What training images go through, and by how much where nobody says.
 CHANGES = {k: p.default for k, p in inspect.signature(AugmentXray.__init__).parameters.items() if k != "self"}
+ANEW = "put it back, or train anew into another folder (mura train --out)"
 # What makes a training this one: none of it may change on the way.
 DECISIVE = (
     "arch", "size", "epochs", "freeze_epochs", "bs", "lr", "layer_decay", "schedule", "plateau", "optimizer", "augment",
@@ -55,6 +56,8 @@ def fit_run(
         settings = _write_data(out, settings, images, skipped)
     decoded = _decoded(images, settings, store)
     images, bad = usable_rows(images, decoded, settings["max_bad"], stderr_bar("checking images"))
+    if bad and state is not None:
+        raise InputError(f"{bad[0]['path']}: {bad[0]['reason']} since the training began; {ANEW}")
     if bad and state is None:
         settings = _write_data(out, settings, images, [*skipped, *bad])
     learn = _learner(settings, images, decoded, fresh=state is None)
@@ -63,7 +66,7 @@ def fit_run(
     best = KeepBest(out / "weights" / "best.safetensors", history)
     with Stops() as stops:
         stamps, every = torch.from_numpy(file_stamps(images.path)), settings.get("save_every")
-        held = decisive(settings) if state is None else state.told["settings"]
+        held = decisive(settings) | {"table": table_digest(images)} if state is None else state.told["settings"]
         keep = KeepState(out, history, best, epochs + freeze_epochs, held, stamps, every, stops, state)
         history.write()
         if state is not None:
@@ -82,6 +85,15 @@ def decisive(
 ) -> dict:  # plain values
     "What makes its training this one, the data by its fingerprint."
     return {k: settings.get(k) for k in DECISIVE} | {"data": (settings.get("data") or {}).get("fingerprint")}
+
+
+def table_digest(
+    images: pd.DataFrame,  # the images table
+) -> str:
+    "Of what a training uses of it besides what the fingerprint says: the region weighs the loss."
+    return hashlib.sha256(
+        images[["region", "patient"]].to_csv(index=False).encode("utf-8", "surrogateescape")
+    ).hexdigest()
 
 
 def write_settings(

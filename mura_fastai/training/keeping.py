@@ -47,6 +47,7 @@ class KeepBest(Callback):
         row = self.history.rows[-1]
         auroc = row.get("auroc", math.nan)
         value = -row["tune_loss"] if math.isnan(auroc) else auroc
+        value = -math.inf if math.isnan(value) else value  # any epoch with a number is better
         better = self.best is None or value >= self.best
         if better:
             self.best, self.epoch_kept = value, row["epoch"]

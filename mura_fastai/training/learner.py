@@ -138,6 +138,11 @@ class StudyMetric(Metric):
         if not self.rows:
             return np.nan
         p, y, study = (torch.cat(column).cpu().numpy() for column in zip(*self.rows, strict=True))
+        if not np.isfinite(p).all():
+            raise TrainingError(
+                f"{np.count_nonzero(~np.isfinite(p))} of {len(p)} answers on tune are not numbers; lower the learning "
+                "rate (lr=, --lr), or train without mixed precision (precision='fp32', --precision fp32)"
+            )
         studies = pd.DataFrame(dict(p=p, y=y)).groupby(study).mean()
         return self.func(studies.y.to_numpy().round().astype(int), studies.p.to_numpy())
 
@@ -185,7 +190,7 @@ class StopOnNaN(Callback):
         of = f" (images {paths[0]} and {len(paths) - 1} more)" if paths else ""
         raise TrainingError(
             f"the loss is not a number in epoch {self.epoch}, batch {bad[0]}{of}; "
-            "lower the learning rate, or train without mixed precision"
+            "lower the learning rate (--lr), or train without mixed precision (--precision fp32)"
         )
 
 # %% ../../nbs/30_training.learner.ipynb #db9fefca

@@ -2,10 +2,10 @@
 
 import gc
 import inspect
-import shutil
 import sys
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from mura_fastai.training.fitting import provenance_of
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.resume import is_trained, resume_run
 from mura_fastai.training.runs import read_settings, train_run
-from mura_fastai.training.state import read_state
+from mura_fastai.training.state import DamagedState, read_state
 
 FORMAT = 1  # of repeats.yaml
 FILE = "repeats.yaml"
@@ -140,7 +140,7 @@ def train_repeats(
 
 
 def _start(out: Path, repeat: Repeat, folds: int | None) -> bool | None:
-    "Whether this run was begun and goes on; None for a finished one. What cannot go on is taken away. Said on stderr."
+    "Whether this run was begun and goes on; None for a finished one. What cannot go on is put aside. Said on stderr."
     run, name = out / repeat.name, f"seed {repeat.seed}"
     name = name if folds is None else f"fold {repeat.fold + 1} of {folds}, {name}"
     if is_finished(run):
@@ -152,17 +152,16 @@ def _start(out: Path, repeat: Repeat, folds: int | None) -> bool | None:
         try:
             lost = read_state(run) is None and (run / "weights" / "best.safetensors").exists()
             lost = lost and not is_trained(run, settings)
-        except InputError as e:
+        except DamagedState as e:  # a state that cannot be read just now is no reason to begin anew
             print(e, file=sys.stderr)
             lost = True
         how = "not finished before, anew" if lost else "not finished before, going on"
     print(f"{name}: {how} ({repeat.name})", file=sys.stderr, flush=True)
     if begun and lost:
-        # Out of the way in one step: half of a run must never pass for a run.
-        aside = out / ".unfinished"
-        shutil.rmtree(aside, ignore_errors=True)
+        # Not removed: its best weights may be of use. In one step: half of a run must never pass for a run.
+        aside = next(a for i in count(1) if not (a := out / f"{repeat.name}.aside{i}").exists())
         run.rename(aside)
-        shutil.rmtree(aside)
+        print(f"what it had learned is kept in {aside}", file=sys.stderr)
         return False
     return begun
 

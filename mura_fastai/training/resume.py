@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from fastai.torch_core import default_device
 
 from mura_fastai.confined import refuse_outside
 from mura_fastai.data.fingerprints import file_stamps
@@ -15,7 +16,7 @@ from mura_fastai.errors import InputError
 from mura_fastai.provenance import checkout, versions
 from mura_fastai.text import name_some
 from mura_fastai.training.alone import alone
-from mura_fastai.training.fitting import decisive, fit_run, provenance_of
+from mura_fastai.training.fitting import ANEW, decisive, fit_run, provenance_of, table_digest
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.keeping import KeepBest, mend_best
 from mura_fastai.training.progress import History
@@ -23,7 +24,6 @@ from mura_fastai.training.runs import read_settings, read_table
 from mura_fastai.training.state import State, read_state, read_told
 
 _NUMBERS = {"epochs": int, "freeze_epochs": int, "lr": (int, float)}  # what going on rests on, besides reading
-_ANEW = "put it back, or train anew into another folder (mura train --out)"
 
 
 def resume_run(
@@ -99,7 +99,7 @@ def _end(run: Path):
 def _as_begun_now(run: Path, settings: dict) -> dict:
     "Nothing was learned yet: it starts anew, with what is installed now."
     if _best(run).exists():
-        raise InputError(f"{run}: its state (weights/last) is gone, so it cannot go on; {_ANEW}")
+        raise InputError(f"{run}: its state (weights/last) is gone, so it cannot go on; {ANEW}")
     print("nothing was learned yet: from the start", file=sys.stderr)
     return settings | dict(versions=versions(), commit=checkout()["commit"])
 
@@ -130,21 +130,24 @@ def _refuse_changes(run: Path, settings: dict, images: pd.DataFrame, state: Stat
     "Raise `InputError` where it would not be the same training any more."
     data = provenance_of(images, settings.get("data"))
     before, now = state.told["settings"], decisive(settings | {"data": data})
-    if changed := [k for k in before if k != "data" and before[k] != now.get(k)]:
+    if changed := [k for k in before if k not in ("data", "table") and before[k] != now.get(k)]:
         key, more = changed[0], f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-        raise InputError(f"{run}: begun with {key} {before[key]}, now {key} {now.get(key)}{more}; {_ANEW}")
+        raise InputError(f"{run}: begun with {key} {before[key]}, now {key} {now.get(key)}{more}; {ANEW}")
     if before["data"] != now["data"]:
         counts = (settings.get("data") or {}).get("images")
         what = f"{counts} images then, now {data['images']}" if counts != data["images"] else "other labels or splits"
-        raise InputError(f"{run / 'images.csv'}: not the table it was begun with ({what}); {_ANEW}")
+        raise InputError(f"{run / 'images.csv'}: not the table it was begun with ({what}); {ANEW}")
+    if before.get("table", table_digest(images)) != table_digest(images):
+        raise InputError(f"{run / 'images.csv'}: not the table it was begun with (other regions or patients); {ANEW}")
     stamps, kept = file_stamps(images.path), state.tensors["data.stamps"].numpy()
     for what, which in (("gone", stamps == 0), ("changed", stamps != kept)):
         if which.any():
             files = name_some(images.path[np.flatnonzero(which)], 1)
-            raise InputError(f"{files}: {what} since the training began; {_ANEW}")
+            raise InputError(f"{files}: {what} since the training began; {ANEW}")
 
 
 def _say_versions(settings: dict):
-    then, now = settings.get("versions") or {}, versions()
+    then = (settings.get("versions") or {}) | {k: settings.get(k) for k in ("device", "commit")}
+    now = versions() | dict(device=str(default_device()), commit=checkout()["commit"])
     if differ := [f"{k} {then[k]} (now {now.get(k)})" for k in then if then[k] != now.get(k)]:
         print(f"begun with {name_some(differ)}: its last digits may differ from now on", file=sys.stderr)

@@ -21,7 +21,12 @@ from mura_fastai.files import write_bytes
 from mura_fastai.training.schedules import PlateauDecay
 
 FORMAT = 1  # of the file
+_TOLD = {"place", "rows", "settings", "done", "best"}
 _GROUP = ("lr", "betas", "eps", "weight_decay")  # of the optimizer's groups: what schedules change
+
+
+class DamagedState(InputError):
+    "What is in the file is no state any more: going on is out of the question, whoever reads it and whenever."
 
 
 @dataclass
@@ -73,7 +78,7 @@ def read_told(
 def read_state(
     run: str | Path,  # a run's folder
 ) -> State | None:  # None where there is none
-    "The state of a run. Raises `InputError` where it is damaged, or of a newer version."
+    "The state of a run. Raises `DamagedState`, and `InputError` where it cannot be read or is of a newer version."
     return _read(run, True)
 
 
@@ -88,13 +93,19 @@ def _read(run: str | Path, whole: bool) -> State | None:
             if int(header.get("format", 0)) > FORMAT:
                 raise InputError(f"{file}: written by a newer version; upgrade mura_fastai")
             told = json.loads(header["told"])
+            if not isinstance(told, dict) or not told.keys() >= _TOLD:
+                raise KeyError("no place, rows or settings")
             tensors = {k: f.get_tensor(k) for k in f.keys()} if whole else {}  # noqa: SIM118  it is no dict
-    except (SafetensorError, KeyError, ValueError, OSError) as e:
-        if isinstance(e, InputError):
-            raise
-        raise InputError(f"{file}: damaged ({' '.join(str(e).split())[:80]}); {remedy}") from None
+    except InputError:
+        raise
+    except OSError as e:  # too many open files, a share that is away: the state itself may be whole
+        raise InputError(
+            f"{file}: cannot be read now ({e.strerror or e}); mend that, and give the command again"
+        ) from None
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as e:
+        raise DamagedState(f"{file}: damaged ({' '.join(str(e).split())[:80]}); {remedy}") from None
     if whole and header.get("check") != _check(header["told"], tensors):
-        raise InputError(f"{file}: damaged (its checksum is another); {remedy}")
+        raise DamagedState(f"{file}: damaged (its checksum is another); {remedy}")
     return State(told, tensors)
 
 
