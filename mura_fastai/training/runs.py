@@ -171,9 +171,9 @@ def read_settings(
         raise InputError(f"{run}: holds the runs of several folds or seeds; name one of the folders in it")
     if not file.exists():
         raise InputError(f"{run}: not a run; a run's folder holds settings.yaml (mura train makes one)")
+    refuse_links(run)  # before anything is read through one
     settings = read_yaml(file)
     check_values(settings, SETTINGS, _NEEDED, FORMAT, file)
-    refuse_links(run)
     return settings
 
 
