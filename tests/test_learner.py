@@ -325,10 +325,24 @@ def test_random_weights_are_not_frozen(images):
 def test_the_loaders_scale_as_the_network_was_trained(images):
     set_seed(0)
     raw = mura_dls(images, SIZE, BS, batch_tfms=[]).valid.one_batch()[0].float() / 255
-    dls = mura_dls(images, SIZE, BS)
+    dls, learns = mura_dls(images, SIZE, BS), {}
     for arch, mean, std in (("vit_tiny_patch16_224", 0.5, 0.5), ("resnet18", 0.449, 0.226), ("mura_cnn", 0.449, 0.226)):
-        mura_learner(dls, arch, pretrained=False)
-        torch.testing.assert_close(dls.valid.one_batch()[0].float(), (raw - mean) / std, rtol=1e-3, atol=5e-3)
+        learns[mean, std, arch] = mura_learner(dls, arch, pretrained=False)
+    # each of them still, though all were made of the same loaders
+    for (mean, std, arch), learn in learns.items():
+        torch.testing.assert_close(
+            learn.dls.valid.one_batch()[0].float(), (raw - mean) / std, rtol=1e-3, atol=5e-3, msg=arch
+        )
+        few = learn.dls.test_dl(images[images.split == "valid"].iloc[:2])
+        assert few.one_batch()[0].min().item() == pytest.approx(-mean / std, abs=0.01)  # black
+    assert learns[0.449, 0.226, "mura_cnn"].dls is dls
+
+
+def test_weights_of_rows_come_along_where_a_network_scales_otherwise(images):
+    dls = mura_dls(images, SIZE, BS, wgts=(images.label == 1).astype(float))
+    vit = mura_learner(dls, "vit_tiny_patch16_224", pretrained=False)
+    list(vit.dls.train)
+    assert set(vit.dls.train.items.label.iloc[vit.dls.train.order]) == {1}
 
 
 def test_weights_beside_a_module_are_refused(images, weights):

@@ -274,6 +274,18 @@ def test_the_custom_network_has_no_rates_by_layer(images):
         mura_learner(mura_dls(images, 40, 16), by_layer=True)
     with pytest.raises(InputError, match="pool= goes with a network's name"):
         mura_learner(mura_dls(images, 40, 16), create_net("mura_cnn"), pool="max")
+    three_groups = mura_learner(mura_dls(images, 40, 16), "resnet18", pretrained=False)
+    for learn in (three_groups, mura_learner(mura_dls(images, 40, 16))):
+        with pytest.raises(InputError, match="by_layer=True"):
+            fit_schedule(learn, 1, 0.01, layer_decay=0.5)
+
+
+def test_the_custom_network_takes_all_of_a_file_or_nothing(tmp_path):
+    weights = create_net("mura_cnn").state_dict()
+    save_file({k: v for k, v in weights.items() if not k.startswith("classifier")}, tmp_path / "w.safetensors")
+    for allow, why in ((False, "classifier"), (True, "--allow-missing")):
+        with pytest.raises(InputError, match=why):
+            create_net("mura_cnn", weights=tmp_path / "w.safetensors", allow_missing=allow)
 
 
 # ---------------------------------------------------------------- runs

@@ -199,6 +199,8 @@ def create_net(
     for name, value in dict(until=until, pool=pool).items():
         if value is not None:
             raise InputError(f"{name}={value!r} is for timm's networks, not for {arch}; leave it out (--{name})")
+    if allow_missing and weights is not None:
+        raise InputError(f"allow_missing is for timm's networks; {arch} takes all weights or none (--allow-missing)")
     options = dict(n_regions=n_regions, **({} if dropout is None else {"dropout": dropout}))
     if arch in SIZES:
         net = mura_cnn(widths=SIZES[arch], **options)

@@ -66,11 +66,15 @@ def fit_schedule(
     """One-cycle (Smith 2018, arXiv 1803.09820); fastai's `fine_tune` where the head is trained alone before.
 
     `fine_tune` halves the rate once all layers learn, and spreads it over the groups in equal steps of a logarithmic
-    scale: by default a hundredth in the first, with `layer_decay` what `layer_rates` says."""
+    scale: by default a hundredth in the first, with `layer_decay` what `layer_rates` says. "plateau" fits at one rate,
+    the head alone before where asked, and lowers it as `PLATEAU` says.
+    Raises `InputError` for an unknown schedule, and for `layer_decay` with a Learner that is not by layer."""
     check_schedule(schedule)
     if learn.opt is None:
         learn.create_opt()
     n = len(learn.opt.param_lists)
+    if layer_decay is not None and n != len(getattr(learn.model, "layer_groups", list)()):
+        raise InputError("rates that fall layer by layer need a Learner made with by_layer=True (or no layer_decay)")
     rates = lr if layer_decay is None else layer_rates(lr, layer_decay, n)
     if schedule == "plateau":
         if freeze_epochs:
