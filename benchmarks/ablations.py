@@ -79,6 +79,12 @@ def grey_alone() -> MuraCNN:
     return net
 
 
+def residual_alone(size: int) -> MuraCNN:
+    "Everything at once: what is left is a stem, three residual blocks and the plain network's end."
+    net = replaced(grey_alone(), SmoothMaxPool, lambda m: nn.MaxPool2d(2))
+    return with_head(net, nn.Flatten(), 96 * (size // 16) ** 2)
+
+
 def with_attention() -> MuraCNN:
     net = mura_cnn()
     for stage in net.stages:
@@ -105,6 +111,7 @@ NETS = {
     "grey alone, no local contrast": lambda size: grey_alone(),
     "max-pool, not smoothed": lambda size: replaced(mura_cnn(), SmoothMaxPool, lambda m: nn.MaxPool2d(2)),
     "head: every place, no peak": lambda size: with_head(mura_cnn(), nn.Flatten(), 96 * (size // 16) ** 2),
+    "these three at once": residual_alone,
     "head: mean and peak, no grid": lambda size: mura_cnn(grid=1),
     "head: generalised mean": lambda size: with_head(mura_cnn(), GeM(), 96),
     "channel attention": lambda size: with_attention(),
