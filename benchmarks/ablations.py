@@ -154,9 +154,9 @@ def parsed(about: str, names: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def same_settings(args):
+def same_settings(args, names: tuple = ("size", "epochs", "bs", "lr")):
     "What lies in OUT was trained alike, or nothing of it may be taken for it."
-    told = json.dumps({k: vars(args)[k] for k in ("size", "epochs", "bs", "lr")} | {"commit": checkout()["commit"]})
+    told = json.dumps({k: vars(args)[k] for k in names} | {"commit": checkout()["commit"]})
     file = args.out / "settings.json"
     if file.exists() and file.read_text() != told:
         sys.exit(f"{args.out}: trained with {file.read_text()}, now {told}; name another folder")

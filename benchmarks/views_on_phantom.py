@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from ablations import same_settings
 from fastai.torch_core import set_seed
 
 from mura_fastai.data.loaders import mura_dls
@@ -96,6 +97,7 @@ def main():
     parser.add_argument("--seeds", default="0", help="of weights and order, such as 0,1")
     parser.add_argument("--arms", default=",".join(ARMS), help=f"some of {', '.join(ARMS)}")
     args = parser.parse_args()
+    same_settings(args, ("kind", "studies", "train", "tune", "size", "epochs", "lr", "bs"))
     if not args.phantom.exists():
         make_phantom(args.phantom, args.studies, 0, 96, one_view=1.0)
     images = dealt(args.phantom, args.kind, args.train, args.tune)
