@@ -18,6 +18,7 @@ class LocalContrast(nn.Module):
 
     The latter is local contrast normalisation: less the mean of a square around each pixel, over the standard deviation
     there (Jarrett et al. 2009, doi 10.1109/ICCV.2009.5459469; theirs weighs the square by a Gaussian).
+    Gain and offset of the whole picture leave both as they are; an offset that spares the black padding does not.
     """
 
     def __init__(
