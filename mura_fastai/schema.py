@@ -82,7 +82,7 @@ REPEATS: dict[str, tuple[Callable, str]] = {
     "settings": ((lambda v: isinstance(v, dict)), "a table"),
 }  # fmt: skip
 
-_COUNT = _whole(0, 2**53)
+_COUNT = _whole(0, 2**53)[0], "a whole number from 0 on"
 _REAL = (lambda v: isinstance(v, float) or _COUNT[0](v)), "a number"  # nan and infinite too: JSON of Python has them
 # What draws the next numbers is a place in a table of 624: NumPy and PyTorch would read on behind its end.
 _TWISTER = _list(_whole(0, 2**32 - 1), 624, 624)

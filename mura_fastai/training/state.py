@@ -63,9 +63,16 @@ def write_state(
     state: State,
 ):
     "Put a state in the place of the one before, in one step."
+    write_bytes(state_file(run), packed(state))
+
+
+def packed(
+    state: State,
+) -> bytes:
+    "A state as its file holds it."
     told, tensors = json.dumps(state.told), own_memory(state.tensors)
     header = {"format": str(FORMAT), "told": told, "check_told": _check(told, {}), "check": _check(told, tensors)}
-    write_bytes(state_file(run), save(tensors, metadata=header))
+    return save(tensors, metadata=header)
 
 
 def own_memory(
