@@ -1,6 +1,5 @@
 """States of a training that none has left, their checksums right: what comes by mail may be made up with care."""
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -8,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load
+from whole import unpacked
 
 from mura_fastai.training import keeping
 from mura_fastai.training.resume import resume_run
 from mura_fastai.training.runs import train_run
-from mura_fastai.training.state import State, packed
+from mura_fastai.training.state import packed
 
 ODD = [None, True, False, 0, 1, 2, 3, -1, 0.5, -1.0, 1e308, float("nan"), float("inf"), 624, 625, 2**31, 2**32, 2**63,
        10**10, 10**400, "", "a", "MT19937", [], {}, [[]], [0] * 624, [0] * 10_000, {"a": 1}, "\ud800"]  # fmt: skip
@@ -57,14 +56,6 @@ def go_on(
     run = file.parents[2]
     with tempfile.TemporaryDirectory(dir=run.parent) as copy:
         resume_run(shutil.copytree(run, Path(copy) / "run"))
-
-
-def unpacked(
-    data: bytes,  # of a state's file
-) -> State:
-    "What a state holds, nothing of it asked for."
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-    return State(json.loads(header["told"]), load(data))
 
 
 def invent_state(

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from invented import begin_run, invent_state, unpacked
+from invented import begin_run, invent_state
 from safetensors.torch import load_file, save
 from torch import nn
+from whole import unpacked
 
 from mura_fastai.errors import InputError, TrainingError
 from mura_fastai.models.weights import fill
