@@ -284,7 +284,6 @@ def kinds_of(
         "JPEG, progressive": Kind(4, folder / "progressive.jpg", _picture),
         "safetensors": Kind(10, folder / "w.safetensors", weights, mend=mend_safetensors),
         "PyTorch's weights": Kind(3, folder / "w.pth", weights),
-        "a training's state": Kind(6, state_file(folder / "begun"), go_on, invent=invent_state),
         "the store's index": Kind(7, folder / "store" / "index.csv", _store),
         "the store's index, made up": made(3, folder / "store" / "index.csv", _store, tables),
         "the store's array": Kind(5, folder / "store" / "pixels.npy", _store),
@@ -298,6 +297,7 @@ def kinds_of(
         **both("a list of images", 2, folder / "list.csv", lambda f: input_images([f]), tables),
         **both("MURA's labels", 1, root / "train_labeled_studies.csv", of_root, tables),
         **both("MURA's paths", 1, root / "valid_image_paths.csv", of_root, tables),
+        "a training's state": Kind(6, state_file(folder / "begun"), go_on, invent=invent_state),
     }  # fmt: skip
 
 

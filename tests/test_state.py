@@ -92,6 +92,7 @@ INVENTED = {
     "another number of groups": (lambda told, _: told["groups"].append(told["groups"][0]), "groups of parameters"),
     "a rate that is no number": (lambda told, _: told["groups"][0].update(lr=float("nan")), "groups is"),
     "no plateau": (other(plateau=[]), "schedule is another"),
+    "no word of scaled losses": (lambda told, _: told.pop("scaler"), "scaler is missing"),
     "no scaled losses": (other(scaler=None), "precision is another"),
     "a scale that is text": (lambda told, _: told["scaler"].update(scale="9"), "scaler is"),
     "settings of another kind": (other(settings=[]), "settings is"),

@@ -22,7 +22,10 @@ def check_told(
     "Whether each is in its range, and whether place, history and best epoch are of one moment."
     if not isinstance(told, dict):
         raise ValueError("its values are no table")
-    if wrong := wrong_value(told, STATE, _NEEDED if told.get("done") else STATE):
+    needed = _NEEDED if told.get("done") is True else STATE.keys()
+    if missing := sorted(needed - told.keys()):  # null is a value of some
+        raise ValueError(f"{missing[0]} is missing")
+    if wrong := wrong_value(told, STATE):
         raise ValueError(wrong)
     rows, (fit, epoch, batch), asked = told["rows"], told["place"], told["settings"]
     for i, row in enumerate(rows):
