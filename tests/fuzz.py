@@ -50,6 +50,7 @@ from mura_fastai.results.competition import read_competition
 from mura_fastai.results.experiment import train
 from mura_fastai.results.tables import evaluate_file
 from mura_fastai.training.repeats import is_finished, read_repeats
+from mura_fastai.training.resume import resume_run
 from mura_fastai.training.runs import load_run, read_settings, read_table
 from mura_fastai.training.state import state_file
 
@@ -233,6 +234,7 @@ def make_files(
     images = make_phantom(root, studies=12, seed=1, size=96, workers=1)
     run, _ = train(root, folder / "run", size=32, epochs=1, bs=4, num_workers=1, ci=None)
     begin_run(images, folder / "begun")
+    resume_run(shutil.copytree(folder / "begun", folder / "ended"))
     grey = rng.integers(0, 256, (40, 48), dtype=np.uint8)
     pictures = {"grey.png": ("L", {}), "palette.png": ("P", {}), "alpha.png": ("RGBA", {}), "a.jpg": ("L", {}),
                 "progressive.jpg": ("RGB", {"progressive": True}), "cmyk.jpg": ("CMYK", {})}  # fmt: skip
@@ -298,6 +300,7 @@ def kinds_of(
         **both("MURA's labels", 1, root / "train_labeled_studies.csv", of_root, tables),
         **both("MURA's paths", 1, root / "valid_image_paths.csv", of_root, tables),
         "a training's state": Kind(6, state_file(folder / "begun"), go_on, invent=invent_state),
+        "a state after the end": Kind(2, state_file(folder / "ended"), go_on, invent=invent_state),
     }  # fmt: skip
 
 
