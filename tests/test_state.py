@@ -172,7 +172,7 @@ def test_a_state_of_an_earlier_version_has_one_checksum(half):
 def test_a_pipe_in_the_place_of_a_state_is_not_waited_for(half):
     state_file(half).unlink()
     os.mkfifo(state_file(half))
-    with pytest.raises(DamagedState, match="it is no file"):
+    with pytest.raises(InputError, match=r"cannot be read now \(it is no file\)"):
         resume_run(half)
 
 

@@ -4,6 +4,7 @@
 could be of different moments; a checksum over both, since a copied folder can be damaged. Nothing in it is a pickle.
 """
 
+import errno
 import json
 import os
 import random
@@ -149,7 +150,7 @@ def _damaged(run: str | Path, why: Exception) -> DamagedState:
 def _refuse_odd(file: Path):
     "A pipe would be waited for, and a header of gigabytes made into values, before any of it is looked at."
     if not file.is_file():
-        raise ValueError("it is no file")
+        raise OSError(errno.EINVAL, "it is no file")
     with open(file, "rb") as f:
         if int.from_bytes(f.read(8), "little") > _LARGEST:
             raise ValueError("its header has no end")
