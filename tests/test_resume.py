@@ -105,6 +105,7 @@ def pretrained(tmp_path_factory):
 # Of 4 training batches and 1 tune batch an epoch; the batches between two states, and where it is cut.
 CASES = {
     "after an epoch": (dict(epochs=2), None, [7]),
+    "after two of three epochs, whose ninths do not add up": (dict(epochs=3, bs=10), None, [9]),
     "in mid-epoch": (dict(epochs=2), 2, [8]),
     "after the last batch of an epoch": (dict(epochs=2), 4, [5]),
     "again and again": (dict(epochs=2), 1, [1, 2, 3]),

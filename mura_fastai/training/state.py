@@ -222,7 +222,9 @@ def restore(
         learn.opt.opt.state[params[int(i)]][kind] = _like(value, params[int(i)])
     smooth = learn.recorder.smooth_loss
     smooth.count, smooth.val = told["smooth"], state.tensors["smooth.val"]
-    learn.train_iter, learn.pct_train = told["train_iter"], told["pct_train"]
+    learn.train_iter = told["train_iter"]
+    if state.place[2]:  # each epoch begins at a share that fastai computes anew, without what adding up has lost
+        learn.pct_train = told["pct_train"]
     if told["scaler"]:
         learn.scaler.load_state_dict(told["scaler"])
     for cb, (best, wait) in zip([cb for cb in learn.cbs if isinstance(cb, PlateauDecay)], told["plateau"], strict=True):
