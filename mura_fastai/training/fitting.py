@@ -73,7 +73,7 @@ def fit_run(
         history.write()
         if state is not None:
             mend_best(best, state)
-        keep.lead(learn)
+        keep.take_over_loops(learn)
         cbs = [history, EpochLines(history, epochs + freeze_epochs), best, keep]
         with learn.no_bar(), learn.no_logging():
             schedule, decay = settings["schedule"], settings["layer_decay"]

@@ -110,7 +110,7 @@ class KeepState(Callback):
 
     # ------------------------------------------------ going on
 
-    def lead(
+    def take_over_loops(
         self,
         learn: Learner,  # which this callback is about to be given to
     ):
