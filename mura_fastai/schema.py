@@ -1,8 +1,8 @@
-"""What settings.yaml and repeats.yaml may hold: names, kinds and ranges, before anything is made of a value."""
+"""What settings.yaml, repeats.yaml and a state may hold: names, kinds, ranges, before anything is made of a value."""
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mura_fastai.errors import InputError
@@ -26,9 +26,26 @@ def _table(of: tuple) -> tuple:
     )
 
 
-def _list(of: tuple) -> tuple:
+def _list(of: tuple, least: int = 1, most: float = NO_LIMIT) -> tuple:
     inside, what = of
-    return lambda v: isinstance(v, list) and len(v) > 0 and all(map(inside, v)), f"a list of which each is {what}"
+    return lambda v: isinstance(v, list) and least <= len(v) <= most and all(map(inside, v)), (
+        f"a list of which each is {what}"
+    )
+
+
+def _row(*kinds: tuple) -> tuple:
+    "A list of so many values, each of its own kind."
+    return (
+        lambda v: isinstance(v, list) and len(v) == len(kinds) and all(k[0](o) for k, o in zip(kinds, v, strict=True)),
+        (f"a list of {', '.join(what for _, what in kinds)}"),
+    )
+
+
+def _names(**kinds: tuple) -> tuple:
+    "A table that holds these names at least, each of its own kind."
+    return lambda v: isinstance(v, dict) and all(k in v and fits(v[k]) for k, (fits, _) in kinds.items()), (
+        f"a table of {', '.join(f'{k} ({what})' for k, (_, what) in kinds.items())}"
+    )
 
 
 def _or(*kinds: tuple) -> tuple:
@@ -65,6 +82,35 @@ REPEATS: dict[str, tuple[Callable, str]] = {
     "settings": ((lambda v: isinstance(v, dict)), "a table"),
 }  # fmt: skip
 
+_COUNT = _whole(0, 2**53)[0], "a whole number from 0 on"
+_REAL = (lambda v: isinstance(v, float) or _COUNT[0](v)), "a number"  # nan and infinite too: JSON of Python has them
+# What draws the next numbers is a place in a table of 624: NumPy and PyTorch would read on behind its end.
+_TWISTER = _list(_whole(0, 2**32 - 1), 624, 624)
+_PYTHON = (
+    lambda v: (
+        isinstance(v, list) and len(v) == 3 and _whole(3, 3)[0](v[0]) and _or(_NONE, _REAL)[0](v[2])
+        and _list(_COUNT, 625, 625)[0](v[1]) and _TWISTER[0](v[1][:-1]) and v[1][-1] <= 624
+    ),
+    "a generator of Python",
+)  # fmt: skip
+_NUMPY = _row(((lambda v: v == "MT19937"), "MT19937"), _TWISTER, _whole(0, 624), _whole(0, 1), _REAL)
+# of the plain values in a run's weights/last/state.safetensors
+STATE: dict[str, tuple[Callable, str]] = {
+    "place": _list(_COUNT, 3, 3), "rows": _list(_table(_REAL), 0), "done": _BOOL,
+    "settings": _names(epochs=_whole(1, 2**53), freeze_epochs=_COUNT, data=_or(_NONE, _TEXT)),
+    "best": _or(_row(_NONE, _NONE), _row(_REAL, _COUNT)),
+    "random": _names(python=_PYTHON, numpy=_NUMPY), "loaders": _list(_PYTHON, 2, 2),
+    "smooth": _COUNT, "train_iter": _COUNT, "pct_train": _number(0, 1.01),  # fastai adds it up: a little above 1
+    "plateau": _list(_row(_REAL, _COUNT), 0),
+    "scaler": _or(_NONE, _names(
+        scale=_number(0, 3.5e38), growth_factor=_number(1, 1e6), backoff_factor=_number(0, 1),
+        growth_interval=_whole(1, 2**31 - 1), _growth_tracker=_whole(0, 2**31 - 1),
+    )),
+    "groups": _list(_names(
+        lr=_number(0, 1e6), betas=_list(_number(0, 1), 2, 2), eps=_number(0, 1), weight_decay=_number(0, 1e6),
+    )),
+}  # fmt: skip
+
 
 def check_values(
     told: dict,  # as read from the file
@@ -78,19 +124,25 @@ def check_values(
     What the rules do not name is let through: a later version may write more, and nothing here reads it."""
     if SETTINGS["format"][0](told.get("format")) and told["format"] > newest:
         raise InputError(f"{file}: written by a newer version (format {told['format']}); upgrade mura_fastai")
+    wrong, data = wrong_value(told, rules, needed), told.get("data")
+    if wrong is None and data is not None:
+        wrong = wrong_value({"data": data}, {"data": ((lambda v: isinstance(v, dict)), "a table")})
+        wrong = wrong or wrong_value(
+            {f"data.{k}": v for k, v in data.items()}, {f"data.{k}": v for k, v in DATA.items()}
+        )
+    if wrong is not None:
+        raise InputError(f"{file}: {wrong}; was it edited?")
+
+
+def wrong_value(
+    told: dict,  # plain values
+    rules: dict[str, tuple[Callable, str]],  # one of the tables above
+    needed: Iterable[str] = (),  # names that must be there
+) -> str | None:  # None where all may be
+    "The first value that is missing or cannot be, in words."
     for name, (fits, what) in rules.items():
-        if name in told or name in needed:
-            _refuse(file, name, told.get(name), fits, what)
-    data = told.get("data")
-    if data is None:
-        return
-    _refuse(file, "data", data, lambda v: isinstance(v, dict), "a table")
-    for name, (fits, what) in DATA.items():
-        if name in data:
-            _refuse(file, f"data.{name}", data[name], fits, what)
-
-
-def _refuse(file, name: str, value, fits: Callable, what: str):
-    if not fits(value):
-        shown = "missing" if value is None else f"{str(value)[:60]!r}"
-        raise InputError(f"{file}: {name} is {shown}, and must be {what}; was it edited?")
+        value = told.get(name)
+        if (name in told or name in needed) and not fits(value):
+            shown = "missing" if value is None else f"{str(value)[:60]!r}"
+            return f"{name} is {shown}, and must be {what}"
+    return None

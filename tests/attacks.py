@@ -160,10 +160,16 @@ class Attacks:
             folder.chmod(0o755)
         return [f"{k}: {w}" for k, one in wrong.items() for w in one]
 
+    def two_trainings_at_once(self) -> list[str]:
+        return self._twice("train")
+
     def two_at_once(self) -> list[str]:
+        return self._twice("prepare", "phantom", "predict", "audit")
+
+    def _twice(self, *names: str) -> list[str]:
         "Both end well, or one says that it is not alone; what they leave is what one leaves."
         wrong = []
-        for name in ("train", "prepare", "phantom", "predict", "audit"):
+        for name in names:
             case = self.cases[name]
             wanted, _ = self.bench.undisturbed(case)
             place = self.bench.fresh(case)

@@ -1,8 +1,9 @@
 """Files that are cut, twisted or nonsense, by the thousand: each is read, or refused in the words that we promise.
 
 `make soak-fuzz` tries 10,000. Half of them are real files with bytes flipped, cut, doubled or overwritten; tables and
-settings are also made up by Hypothesis. A reader may give a result, an `InputError` or a `BadImage`. Anything else is a
-fault, and its input is kept: another error, a crash of the interpreter, ten seconds of computing, 1.5 GB.
+settings are also made up by Hypothesis, and states of a training invented, their checksums right. A reader may give a
+result, an `InputError`, a `BadImage` or (a training that an invented state is taken up by) a `TrainingError`. Anything
+else is a fault, and its input is kept: another error, a crash of the interpreter, ten seconds of computing, 1.5 GB.
 """
 
 import argparse
@@ -31,6 +32,7 @@ import torch
 import yaml
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
+from invented import begin_run, go_on, invent_state
 from PIL import Image
 from safetensors.torch import save
 from torch import nn
@@ -41,17 +43,19 @@ from mura_fastai.data.pixels import MAX_PIXELS, read_grey
 from mura_fastai.data.sources import read_images
 from mura_fastai.data.store import Store, build_store
 from mura_fastai.data.store_files import read_store
-from mura_fastai.errors import BadImage, InputError
+from mura_fastai.errors import BadImage, InputError, TrainingError
 from mura_fastai.models.weights import fill
 from mura_fastai.results.calibrate import Decision, read_decision, write_decision
 from mura_fastai.results.competition import read_competition
 from mura_fastai.results.experiment import train
 from mura_fastai.results.tables import evaluate_file
 from mura_fastai.training.repeats import is_finished, read_repeats
+from mura_fastai.training.resume import resume_run
 from mura_fastai.training.runs import load_run, read_settings, read_table
+from mura_fastai.training.state import state_file
 
 PATIENCE, MEMORY = 10, 1.5e9  # seconds of computing and bytes of one input
-CLEAN = (InputError, BadImage)
+CLEAN = (InputError, BadImage, TrainingError)
 
 
 @dataclass
@@ -63,6 +67,7 @@ class Kind:
     read: Callable[[Path], object]
     made_up: st.SearchStrategy | None = None  # of bytes; real ones are twisted where there is none
     mend: Callable[[bytes], bytes] | None = None  # of every other twisted one: checksums, lengths
+    invent: Callable[[bytes, np.random.Generator], bytes] | None = None  # instead of twisting, three times in four
 
 
 # ---------------------------------------------------------------- twisting
@@ -228,6 +233,8 @@ def make_files(
     root, rng = folder / "MURA-tiny", np.random.default_rng(0)
     images = make_phantom(root, studies=12, seed=1, size=96, workers=1)
     run, _ = train(root, folder / "run", size=32, epochs=1, bs=4, num_workers=1, ci=None)
+    begin_run(images, folder / "begun")
+    resume_run(shutil.copytree(folder / "begun", folder / "ended"))
     grey = rng.integers(0, 256, (40, 48), dtype=np.uint8)
     pictures = {"grey.png": ("L", {}), "palette.png": ("P", {}), "alpha.png": ("RGBA", {}), "a.jpg": ("L", {}),
                 "progressive.jpg": ("RGB", {"progressive": True}), "cmyk.jpg": ("CMYK", {})}  # fmt: skip
@@ -292,6 +299,8 @@ def kinds_of(
         **both("a list of images", 2, folder / "list.csv", lambda f: input_images([f]), tables),
         **both("MURA's labels", 1, root / "train_labeled_studies.csv", of_root, tables),
         **both("MURA's paths", 1, root / "valid_image_paths.csv", of_root, tables),
+        "a training's state": Kind(6, state_file(folder / "begun"), go_on, invent=invent_state),
+        "a state after the end": Kind(2, state_file(folder / "ended"), go_on, invent=invent_state),
     }  # fmt: skip
 
 
@@ -333,7 +342,7 @@ def _inputs(kind: Kind, count: int, seed: int, use: Callable[[bytes], None]):
     if kind.made_up is None:
         rng = np.random.default_rng(seed)
         for i in range(count):
-            data = twist(real, rng)
+            data = kind.invent(real, rng) if kind.invent and i % 4 else twist(real, rng)
             use(kind.mend(data) if kind.mend and i % 2 else data)
         return
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -15,13 +16,14 @@ import torch
 import yaml
 from forked import Mura
 from safetensors.torch import load_file, save_file
+from whole import state_parts
 
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.errors import InputError
 from mura_fastai.files import replacing, sweep
 from mura_fastai.results import experiment
 from mura_fastai.results.experiment import resume, train
-from mura_fastai.training import fitting, keeping
+from mura_fastai.training import fitting, keeping, schedules
 from mura_fastai.training.interrupts import Stops
 from mura_fastai.training.keeping import KeepState
 from mura_fastai.training.resume import resume_run
@@ -64,15 +66,23 @@ def history(run):
     return pd.read_csv(run / "history.csv").drop(columns="seconds")
 
 
+@contextmanager
+def seen_states(seen):
+    "Meanwhile all states that are written: by their places, part by part."
+    write = keeping.write_state
+
+    def written(folder, state):
+        seen[state.place] = state_parts(state)
+        write(folder, state)
+
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(keeping, "write_state", written)
+        yield seen
+
+
 def assert_same(run, other):
     "Last weights, generators, place, history and best weights are the same to the last bit."
-    ours, theirs = read_state(run), read_state(other)
-    assert ours.tensors.keys() == theirs.tensors.keys()
-    assert not [k for k, v in ours.tensors.items() if not torch.equal(v, theirs.tensors[k])]
-    for told in (ours.told, theirs.told):
-        for row in told["rows"]:
-            row.pop("seconds")
-    assert json.dumps(ours.told) == json.dumps(theirs.told)  # as text, in which nan is nan
+    assert state_parts(read_state(run)) == state_parts(read_state(other))
     pd.testing.assert_frame_equal(history(run), history(other), check_exact=True)
     for name in ("weights/best.safetensors", "predictions.csv"):
         if (other / name).exists():
@@ -95,6 +105,7 @@ def pretrained(tmp_path_factory):
 # Of 4 training batches and 1 tune batch an epoch; the batches between two states, and where it is cut.
 CASES = {
     "after an epoch": (dict(epochs=2), None, [7]),
+    "after two of three epochs, whose ninths do not add up": (dict(epochs=3, bs=10), None, [9]),
     "in mid-epoch": (dict(epochs=2), 2, [8]),
     "after the last batch of an epoch": (dict(epochs=2), 4, [5]),
     "again and again": (dict(epochs=2), 1, [1, 2, 3]),
@@ -108,7 +119,13 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def whole(few, tmp_path_factory):
+def undisturbed_states():
+    "Of each run that `whole` has made: its states after every batch."
+    return {}
+
+
+@pytest.fixture(scope="module")
+def whole(few, tmp_path_factory, undisturbed_states):
     "A run of these settings that nobody interrupted, made once. Nobody changes it."
     made = {}
 
@@ -116,14 +133,18 @@ def whole(few, tmp_path_factory):
         key = repr(settings)
         if key not in made:
             out = tmp_path_factory.mktemp("whole") / "run"
-            made[key] = train_run(few, out, store=False, **QUICK | settings)
+            with seen_states({}) as seen:
+                made[key] = train_run(few, out, store=False, save_every=1, **QUICK | settings)
+            undisturbed_states[out] = seen
         return made[key]
 
     return of
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_interrupted_anywhere_it_ends_as_if_never(few, pretrained, whole, tmp_path, cut, case):
+def test_interrupted_anywhere_it_goes_on_and_ends_as_if_never(
+    few, pretrained, whole, undisturbed_states, tmp_path, cut, case
+):
     settings, every, cuts = CASES[case]
     if "freeze_epochs" in settings:
         settings = settings | dict(arch="test_resnet", weights=pretrained)
@@ -137,8 +158,43 @@ def test_interrupted_anywhere_it_ends_as_if_never(few, pretrained, whole, tmp_pa
             resume_run(tmp_path / "run")
     assert not read_told(tmp_path / "run")["done"]
     cut(None)
-    resume_run(tmp_path / "run")
+    told = tmp_path / "run" / "settings.yaml"
+    told.write_text(yaml.safe_dump(yaml.safe_load(told.read_text()) | {"save_every": 1}))
+    with seen_states({}) as seen:
+        resume_run(tmp_path / "run")
     assert_same(tmp_path / "run", expected)
+    # The last state knows no optimizer any more; those in the middle of an epoch do.
+    assert any("tensors of opt" in parts and place[2] for place, parts in seen.items())
+    for place, parts in seen.items():
+        assert parts == undisturbed_states[expected][place], place
+
+
+def test_with_other_threads_it_goes_on_to_the_same_bits(few, whole, tmp_path, cut):
+    cut(8)
+    with pytest.raises(Cut):
+        train_run(few, tmp_path / "run", epochs=2, store=False, save_every=2, **QUICK)
+    cut(None)
+    resume_run(tmp_path / "run", num_workers=3)
+    assert_same(tmp_path / "run", whole(dict(epochs=2)))
+
+
+def test_on_a_plateau_the_rate_falls_at_the_same_epoch(few, tmp_path, cut, monkeypatch, capsys):
+    "No loss is low enough here: after two epochs without a better one, the first of them before the interruption."
+    for name, value in (("min_delta", 1e9), ("patience", 2)):
+        monkeypatch.setitem(schedules.PLATEAU, name, value)
+    settings = QUICK | dict(epochs=4, lr=1e-3, schedule="plateau", optimizer="adam", store=False)
+    whole = train_run(few, tmp_path / "whole", **settings)
+    assert history(whole).lr.tolist() == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4])
+    cut(13)
+    with pytest.raises(Cut):
+        train_run(few, tmp_path / "run", save_every=2, **settings)
+    told = read_told(tmp_path / "run")
+    assert told["place"] == [0, 2, 2] and told["plateau"][0][1] == 1
+    cut(None)
+    capsys.readouterr()
+    resume_run(tmp_path / "run")
+    assert "learning rate 0.0001 from here on" in capsys.readouterr().err
+    assert_same(tmp_path / "run", whole)
 
 
 @pytest.mark.parametrize("by", ["image", "study"])
@@ -236,11 +292,24 @@ def test_best_weights_that_a_crash_swallowed_are_those_of_the_state(few, whole, 
     monkeypatch.setattr(keeping, "save_weights", write)
     resume_run(run)
     assert_same(run, whole)
-    # and after the last epoch, when nothing is left to train
-    (run / "weights" / "best.safetensors").write_bytes((whole / "weights" / "best.safetensors").read_bytes()[:-8])
-    if read_told(run)["best"][1] == 1:
-        resume_run(run)
-        assert_same(run, whole)
+
+
+@pytest.mark.parametrize("harm", ["gone", "torn", "of an epoch before"])
+def test_best_weights_of_the_last_epoch_are_made_good_when_nothing_is_left_to_train(whole, tmp_path, harm):
+    expected, run = whole(dict(epochs=1)), tmp_path / "run"
+    shutil.copytree(expected, run)
+    told, best = read_told(run), run / "weights" / "best.safetensors"
+    assert told["done"] and told["best"][1] == 0  # one epoch: the best and the last
+    (run / "predictions.csv").write_text("of other weights")
+    if harm == "gone":
+        best.unlink()
+    elif harm == "torn":
+        best.write_bytes(best.read_bytes()[:-8])
+    else:
+        save_file({k: v + 1 for k, v in load_file(best).items()}, best)
+    resume_run(run)
+    assert_same(run, expected)
+    assert not (run / "predictions.csv").exists()
 
 
 @pytest.mark.parametrize("harm", ["cut short", "a bit turned", "empty", "something else"])

@@ -2,14 +2,17 @@
 
 import csv
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
 import yaml
 from safetensors.numpy import load_file
+from safetensors.torch import load
 
 from mura_fastai.data.pixels import pad_square, read_grey
 from mura_fastai.data.store_files import GOOD, read_store
+from mura_fastai.training.state import State
 
 
 def _whole_store(folder: Path):
@@ -72,10 +75,32 @@ def outcome(
         elif file.suffix == ".npz":  # a ZIP tells when it was written
             data = READ[".npz"](file)
         elif file.name == "state.safetensors":
-            # It tells how long an epoch took, too.
-            data = {k: v.tobytes() for k, v in load_file(file).items() if k.startswith("model.")}
-        found[name] = data
+            data = state_parts(unpacked(data))
+        found |= {f"{name}, {k}": v for k, v in data.items()} if file.name == "state.safetensors" else {name: data}
     return found
+
+
+def unpacked(
+    data: bytes,  # of a state's file
+) -> State:
+    "What a state holds, nothing of it asked for."
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    return State(json.loads(header["told"]), load(data))
+
+
+def state_parts(
+    state: State,
+) -> dict[str, object]:  # part -> what must be the same in an undisturbed training
+    """All of a state but the seconds that an epoch took, part by part.
+
+    Weights, moments of the optimizer, the smoothed loss, generators, loaders, history, best epoch, place, settings."""
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in state.told["rows"]]
+    parts = {k: json.dumps(v) for k, v in (state.told | {"rows": rows}).items()}  # as text, in which nan is nan
+    for name, tensor in sorted(state.tensors.items()):
+        part, tensor = name.partition(".")[0], tensor.detach().cpu().contiguous()
+        held = f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + tensor.numpy().tobytes()
+        parts[f"tensors of {part}"] = zlib.crc32(held, parts.get(f"tensors of {part}", 0))
+    return parts
 
 
 def differences(

@@ -27,7 +27,7 @@ from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.optimizer import OPTIMIZERS, fused_adam
 from mura_fastai.training.progress import EpochLines, History
 from mura_fastai.training.schedules import fit_schedule
-from mura_fastai.training.state import State
+from mura_fastai.training.state import State, refuse_misfit
 
 FORM = ("until", "pool", "dropout", "region_aware", "views")  # settings of the network itself: its weights fit no other
 # What training images go through, and by how much where nobody says.
@@ -61,6 +61,8 @@ def fit_run(
     if bad and state is None:
         settings = _write_data(out, settings, images, [*skipped, *bad])
     learn = _learner(settings, images, decoded, fresh=state is None)
+    if state is not None:
+        refuse_misfit(learn, state, out, settings["schedule"])
     epochs, freeze_epochs = settings["epochs"], settings["freeze_epochs"]
     history = History(out / "history.csv")
     best = KeepBest(out / "weights" / "best.safetensors", history)
@@ -71,7 +73,7 @@ def fit_run(
         history.write()
         if state is not None:
             mend_best(best, state)
-        keep.lead(learn)
+        keep.take_over_loops(learn)
         cbs = [history, EpochLines(history, epochs + freeze_epochs), best, keep]
         with learn.no_bar(), learn.no_logging():
             schedule, decay = settings["schedule"], settings["layer_decay"]

@@ -19,12 +19,14 @@ from mura_fastai.training.progress import History
 from mura_fastai.training.state import (
     State,
     capture,
+    own_memory,
     python_state,
     random_state,
     restore,
     set_random_state,
     write_state,
 )
+from mura_fastai.training.state_rules import check_network
 
 # What was made with the weights, and is nothing without them.
 OF_WEIGHTS = ("predictions.csv", "predictions-tune.csv", "decision.yaml", "metrics.json")
@@ -69,7 +71,7 @@ def save_weights(
 ):
     "Write a module's weights, whole or not at all."
     # Not `save_file`: what it writes is closed to other users of a shared folder.
-    write_bytes(file, save({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}))
+    write_bytes(file, save(own_memory(net.state_dict())))
 
 
 class KeepState(Callback):
@@ -108,7 +110,7 @@ class KeepState(Callback):
 
     # ------------------------------------------------ going on
 
-    def lead(
+    def take_over_loops(
         self,
         learn: Learner,  # which this callback is about to be given to
     ):
@@ -204,7 +206,7 @@ def mend_best(
 ):
     """Write the best weights that a crash kept from being written: then they are those of the state's last epoch.
 
-    Raises `InputError` where others are missing, which cannot be had again."""
+    Raises `InputError` where others are missing, which cannot be had again, and where there are another network's."""
     weights, file = state.part("model"), best.file
     if best.epoch_kept is None:
         return
@@ -213,6 +215,10 @@ def mend_best(
             there = read_weights(file)
         except InputError:
             there = {}
+        try:
+            check_network(there or weights, weights)
+        except ValueError as e:
+            raise InputError(f"{file}: of another network than the run's state ({e}); take it out of the run") from None
         if weights.keys() != there.keys() or not all(torch.equal(v, there[k]) for k, v in weights.items()):
             best.drop_made()
             write_bytes(file, save(weights))

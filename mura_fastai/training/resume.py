@@ -21,7 +21,7 @@ from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.keeping import KeepBest, mend_best
 from mura_fastai.training.progress import History
 from mura_fastai.training.runs import read_settings, read_table
-from mura_fastai.training.state import State, read_state, read_told
+from mura_fastai.training.state import DamagedState, State, read_state, read_told, state_file
 
 _NUMBERS = {"epochs": int, "freeze_epochs": int, "lr": (int, float)}  # what going on rests on, besides reading
 
@@ -91,8 +91,8 @@ def _end(run: Path):
         history.rows = state.told["rows"]
         best = KeepBest(_best(run), history)
         best.best, best.epoch_kept = state.told["best"]
-        history.write()
         mend_best(best, state)
+        history.write()
     print(f"{run}: all its epochs were trained before", file=sys.stderr)
 
 
@@ -140,6 +140,8 @@ def _refuse_changes(run: Path, settings: dict, images: pd.DataFrame, state: Stat
     if before.get("table", table_digest(images)) != table_digest(images):
         raise InputError(f"{run / 'images.csv'}: not the table it was begun with (other regions or patients); {ANEW}")
     stamps, kept = file_stamps(images.path), state.tensors["data.stamps"].numpy()
+    if len(stamps) != len(kept):
+        raise DamagedState(f"{state_file(run)}: of {len(kept)} files, not the {len(stamps)} of its images.csv; {ANEW}")
     for what, which in (("gone", stamps == 0), ("changed", stamps != kept)):
         if which.any():
             files = name_some(images.path[np.flatnonzero(which)], 1)

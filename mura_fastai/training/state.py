@@ -4,7 +4,9 @@
 could be of different moments; a checksum over both, since a copied folder can be damaged. Nothing in it is a pickle.
 """
 
+import errno
 import json
+import os
 import random
 import zlib
 from dataclasses import dataclass
@@ -19,9 +21,10 @@ from safetensors.torch import save
 from mura_fastai.errors import InputError
 from mura_fastai.files import write_bytes
 from mura_fastai.training.schedules import PlateauDecay
+from mura_fastai.training.state_rules import check_learner, check_tensors, check_told
 
 FORMAT = 1  # of the file
-_TOLD = {"place", "rows", "settings", "done", "best"}
+_LARGEST = 2**25  # bytes of its header, that hold a hundred thousand epochs
 _GROUP = ("lr", "betas", "eps", "weight_decay")  # of the optimizer's groups: what schedules change
 
 
@@ -61,16 +64,37 @@ def write_state(
     state: State,
 ):
     "Put a state in the place of the one before, in one step."
-    told = json.dumps(state.told)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in state.tensors.items()}
-    header = {"format": str(FORMAT), "told": told, "check": _check(told, tensors)}
-    write_bytes(state_file(run), save(tensors, metadata=header))
+    write_bytes(state_file(run), packed(state))
+
+
+def packed(
+    state: State,
+) -> bytes:
+    "A state as its file holds it."
+    told, tensors = json.dumps(state.told), own_memory(state.tensors)
+    header = {"format": str(FORMAT), "told": told, "check_told": _check(told, {}), "check": _check(told, tensors)}
+    return save(tensors, metadata=header)
+
+
+def own_memory(
+    tensors: dict[str, torch.Tensor],  # by name
+) -> dict[str, torch.Tensor]:  # on the CPU, contiguous
+    "As safetensors takes them: no two in one memory, as tied weights are. These become two of the same."
+    made, seen = {}, set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        made[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return made
 
 
 def read_told(
     run: str | Path,  # a run's folder
 ) -> dict | None:  # None where there is no state
-    "The plain values of a run's state, without its tensors. Raises `InputError` where it is damaged."
+    """The plain values of a run's state, without its tensors: they have a checksum of their own.
+
+    Raises as `read_state` does."""
     found = _read(run, False)
     return None if found is None else found.told
 
@@ -78,24 +102,32 @@ def read_told(
 def read_state(
     run: str | Path,  # a run's folder
 ) -> State | None:  # None where there is none
-    "The state of a run. Raises `DamagedState`, and `InputError` where it cannot be read or is of a newer version."
+    """The state of a run, each value in its range; whether it is this run's is for `refuse_misfit` to say.
+
+    Raises `DamagedState`, and `InputError` where it cannot be read or is of a newer version."""
     return _read(run, True)
 
 
 def _read(run: str | Path, whole: bool) -> State | None:
     file = state_file(run)
-    if not file.exists():
+    if not os.path.lexists(file):
         return None
-    remedy = f"without {file.parent} the run can be trained anew"
     try:
+        _refuse_odd(file)
         with safe_open(file, "pt") as f:
             header = f.metadata() or {}
             if int(header.get("format", 0)) > FORMAT:
                 raise InputError(f"{file}: written by a newer version; upgrade mura_fastai")
             told = json.loads(header["told"])
-            if not isinstance(told, dict) or not told.keys() >= _TOLD:
-                raise KeyError("no place, rows or settings")
             tensors = {k: f.get_tensor(k) for k in f.keys()} if whole else {}  # noqa: SIM118  it is no dict
+        # States of earlier versions have one checksum alone, over all.
+        sums = {"check_told": _check(header["told"], {})} if "check_told" in header else {}
+        sums |= {"check": _check(header["told"], tensors)} if whole else {}
+        if any(header.get(k) != v for k, v in sums.items()):
+            raise ValueError("its checksum is another")
+        check_told(told)
+        if whole:
+            check_tensors(tensors)
     except InputError:
         raise
     except OSError as e:  # too many open files, a share that is away: the state itself may be whole
@@ -103,10 +135,25 @@ def _read(run: str | Path, whole: bool) -> State | None:
             f"{file}: cannot be read now ({e.strerror or e}); mend that, and give the command again"
         ) from None
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as e:
-        raise DamagedState(f"{file}: damaged ({' '.join(str(e).split())[:80]}); {remedy}") from None
-    if whole and header.get("check") != _check(header["told"], tensors):
-        raise DamagedState(f"{file}: damaged (its checksum is another); {remedy}")
+        raise _damaged(run, e) from None
     return State(told, tensors)
+
+
+def _damaged(run: str | Path, why: Exception) -> DamagedState:
+    reason = " ".join(str(why).split())[:200]
+    return DamagedState(
+        f"{state_file(run)}: damaged ({reason}); bring back a whole one, or train anew into another folder "
+        "(mura train --out)"
+    )
+
+
+def _refuse_odd(file: Path):
+    "A pipe would be waited for, and a header of gigabytes made into values, before any of it is looked at."
+    if not file.is_file():
+        raise OSError(errno.EINVAL, "it is no file")
+    with open(file, "rb") as f:
+        if int.from_bytes(f.read(8), "little") > _LARGEST:
+            raise ValueError("its header has no end")
 
 
 def _check(told: str, tensors: dict[str, torch.Tensor]) -> str:
@@ -118,6 +165,21 @@ def _check(told: str, tensors: dict[str, torch.Tensor]) -> str:
 
 
 # ---------------------------------------------------------------- of a Learner
+
+
+def refuse_misfit(
+    learn: Learner,  # made as the settings of the run say
+    state: State,
+    run: str | Path,  # its folder
+    schedule: str,  # of its settings
+):
+    "Raise `DamagedState` where a state is none of this Learner's training: before anything is written, or learned."
+    if learn.opt is None:
+        learn.create_opt()
+    try:
+        check_learner(learn, state.told, state.tensors, schedule)
+    except ValueError as e:
+        raise _damaged(run, e) from None
 
 
 def capture(
@@ -141,7 +203,7 @@ def capture(
 
 
 def restore(
-    learn: Learner,  # made as the one that the state is of, before a pass over its training data
+    learn: Learner,  # made as the one that the state is of (`refuse_misfit`), before a pass over its training data
     state: State,
     same_fit: bool = True,  # False in the fit after: what belongs to one fit begins anew
 ):
@@ -160,7 +222,9 @@ def restore(
         learn.opt.opt.state[params[int(i)]][kind] = _like(value, params[int(i)])
     smooth = learn.recorder.smooth_loss
     smooth.count, smooth.val = told["smooth"], state.tensors["smooth.val"]
-    learn.train_iter, learn.pct_train = told["train_iter"], told["pct_train"]
+    learn.train_iter = told["train_iter"]
+    if state.place[2]:  # each epoch begins at a share that fastai computes anew, without what adding up has lost
+        learn.pct_train = told["pct_train"]
     if told["scaler"]:
         learn.scaler.load_state_dict(told["scaler"])
     for cb, (best, wait) in zip([cb for cb in learn.cbs if isinstance(cb, PlateauDecay)], told["plateau"], strict=True):
