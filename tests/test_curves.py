@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import norm
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import (
@@ -435,11 +436,11 @@ def test_the_kept_epoch_is_the_one_whose_weights_a_run_keeps(columns, tmp_path, 
         rows = []
 
     class Learn:
-        model = None
+        model = torch.nn.Linear(1, 1)
 
     saved = []
-    monkeypatch.setattr(keeping, "save_weights", lambda net, file: saved.append(len(Rows.rows) - 1))
-    keep = keeping.KeepBest(tmp_path / "weights" / "best.safetensors", Rows)
+    monkeypatch.setattr(keeping, "save_best", lambda *_: saved.append(len(Rows.rows) - 1))
+    keep = keeping.KeepBest(tmp_path, Rows)
     keep.learn = Learn
     for _, row in a_history(**columns).iterrows():
         Rows.rows.append(row.to_dict())

@@ -224,16 +224,16 @@ def test_folds_and_seeds_go_on_in_the_middle_of_one(root, tmp_path, capsys):
 
 def test_best_weights_that_a_crash_swallowed_are_those_of_the_state(few, whole, tmp_path, monkeypatch):
     whole = whole(dict(epochs=2))
-    run, write = tmp_path / "run", keeping.save_weights
+    run, write = tmp_path / "run", keeping.save_best
 
-    def crash(net, file):
+    def crash(*_):
         raise Cut
 
-    monkeypatch.setattr(keeping, "save_weights", crash)
+    monkeypatch.setattr(keeping, "save_best", crash)
     with pytest.raises(Cut):
         train_run(few, run, epochs=2, **QUICK)
     assert read_told(run)["place"] == [0, 1, 0] and not (run / "weights" / "best.safetensors").exists()
-    monkeypatch.setattr(keeping, "save_weights", write)
+    monkeypatch.setattr(keeping, "save_best", write)
     resume_run(run)
     assert_same(run, whole)
     # and after the last epoch, when nothing is left to train

@@ -19,11 +19,11 @@ from mura_fastai.data.studies import LABEL_NAMES
 from mura_fastai.errors import InputError
 from mura_fastai.files import replacing
 from mura_fastai.results.measures import auroc
+from mura_fastai.results.moments import Moment
 from mura_fastai.results.pages import attention_of
 from mura_fastai.results.pictures import VERDICTS
 from mura_fastai.results.pooling import to_studies
 from mura_fastai.results.repeats import decided_studies, out_of_fold, repeats_of
-from mura_fastai.results.scoring import decision_of, predictions_of
 from mura_fastai.results.sheets import Entry, contact_sheet, write_pages
 from mura_fastai.text import aligned, one_line, short
 from mura_fastai.training.repeats import is_repeats
@@ -150,11 +150,12 @@ def out_of_sample(
         return _mean_of_seeds(run), out_of_fold(run)
     if split == "train":
         raise InputError(f"{run}: was trained on its train rows and has learnt their labels; {REMEDY}")
-    preds, own = predictions_of(run, data, split, source), read_table(Path(run) / "images.csv")
+    now = Moment(run)
+    preds, own = now.predictions(data, split, source), read_table(Path(run) / "images.csv")
     trained = int(preds["path"].isin(own["path"][own["split"] == "train"]).sum())
     if trained:
         raise InputError(f"{run}: was trained on {trained} of these {len(preds)} images; {REMEDY}")
-    return decision_of(run).apply(preds), preds
+    return now.decision().apply(preds), preds
 
 
 def _mean_of_seeds(run: str | Path) -> pd.DataFrame:

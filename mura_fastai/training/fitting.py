@@ -63,7 +63,7 @@ def fit_run(
     learn = _learner(settings, images, decoded, fresh=state is None)
     epochs, freeze_epochs = settings["epochs"], settings["freeze_epochs"]
     history = History(out / "history.csv")
-    best = KeepBest(out / "weights" / "best.safetensors", history)
+    best = KeepBest(out, history)
     with Stops() as stops:
         stamps, every = torch.from_numpy(file_stamps(images.path)), settings.get("save_every")
         held = decisive(settings) | {"table": table_digest(images)} if state is None else state.told["settings"]

@@ -21,11 +21,13 @@ from mura_fastai.files import read_yaml, write_text
 from mura_fastai.provenance import checkout, versions
 from mura_fastai.schema import REPEATS, check_values
 from mura_fastai.training.alone import alone
+from mura_fastai.training.beside import KEPT, best_file
 from mura_fastai.training.fitting import provenance_of
 from mura_fastai.training.interrupts import saying_how_to_go_on
+from mura_fastai.training.keeping import lacks_best
 from mura_fastai.training.resume import is_trained, resume_run
 from mura_fastai.training.runs import read_settings, train_run
-from mura_fastai.training.state import DamagedState, read_state
+from mura_fastai.training.state import DamagedState, read_state, read_told
 
 FORMAT = 1  # of repeats.yaml
 FILE = "repeats.yaml"
@@ -150,7 +152,7 @@ def _start(out: Path, repeat: Repeat, folds: int | None) -> bool | None:
     if begun:
         settings = read_settings(run)  # what cannot be read is not taken away for that
         try:
-            lost = read_state(run) is None and (run / "weights" / "best.safetensors").exists()
+            lost = read_state(run) is None and best_file(run).exists()
             lost = lost and not is_trained(run, settings)
         except DamagedState as e:  # a state that cannot be read just now is no reason to begin anew
             print(e, file=sys.stderr)
@@ -172,10 +174,10 @@ def is_finished(
     "Whether a run was trained to its last epoch, and predicted and scored."
     run = Path(run)
     try:
-        trained = is_trained(run, read_settings(run))
+        trained = is_trained(run, read_settings(run)) and not lacks_best(run, read_told(run))
     except (InputError, OSError):
         return False
-    return trained and all((run / name).exists() for name in ("predictions.csv", "metrics.json"))
+    return trained and all((run / name).exists() for name in (KEPT["valid"], "metrics.json"))
 
 
 def is_repeats(

@@ -16,6 +16,7 @@ from mura_fastai.errors import InputError
 from mura_fastai.provenance import checkout, versions
 from mura_fastai.text import name_some
 from mura_fastai.training.alone import alone
+from mura_fastai.training.beside import best_file
 from mura_fastai.training.fitting import ANEW, decisive, fit_run, provenance_of, table_digest
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.keeping import KeepBest, mend_best
@@ -69,11 +70,7 @@ def is_trained(
     except (OSError, ValueError):
         return False
     asked = [settings.get("epochs"), settings.get("freeze_epochs", 0)]
-    return all(isinstance(n, int) for n in asked) and epochs >= sum(asked) and _best(run).exists()
-
-
-def _best(run: str | Path) -> Path:
-    return Path(run) / "weights" / "best.safetensors"
+    return all(isinstance(n, int) for n in asked) and epochs >= sum(asked) and best_file(run).exists()
 
 
 def _settings(run: Path) -> dict:
@@ -89,7 +86,7 @@ def _end(run: Path):
     state, history = read_state(run), History(run / "history.csv")
     if state is not None:
         history.rows = state.told["rows"]
-        best = KeepBest(_best(run), history)
+        best = KeepBest(run, history)
         best.best, best.epoch_kept = state.told["best"]
         history.write()
         mend_best(best, state)
@@ -98,7 +95,7 @@ def _end(run: Path):
 
 def _as_begun_now(run: Path, settings: dict) -> dict:
     "Nothing was learned yet: it starts anew, with what is installed now."
-    if _best(run).exists():
+    if best_file(run).exists():
         raise InputError(f"{run}: its state (weights/last) is gone, so it cannot go on; {ANEW}")
     print("nothing was learned yet: from the start", file=sys.stderr)
     return settings | dict(versions=versions(), commit=checkout()["commit"])

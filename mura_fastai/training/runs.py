@@ -20,7 +20,8 @@ from mura_fastai.models.views import POOLINGS
 from mura_fastai.models.weights import fill
 from mura_fastai.provenance import checkout, versions
 from mura_fastai.schema import SETTINGS, check_values
-from mura_fastai.training.alone import LOCK, OWNER, alone
+from mura_fastai.training.alone import LOCK, OWNER, alone, trained_by
+from mura_fastai.training.beside import best_file
 from mura_fastai.training.fitting import CHANGES, FORM, augmentation, fit_run
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.learner import mura_learner
@@ -146,7 +147,9 @@ def load_run(
     "The Learner of a finished run: its loaders, its network, its best weights. Nothing in the folder is run."
     run = Path(run)
     settings = read_settings(run)
-    best = run / "weights" / "best.safetensors"
+    best = best_file(run)
+    if not best.exists() and (who := trained_by(run)):
+        raise InputError(f"{run}: no weights yet; {who} is training its first epoch, wait for the end of that")
     if not best.exists():
         raise InputError(f"{run}: no weights yet; mura resume trains it to the end of an epoch, and on")
     images = read_table(run / "images.csv")
