@@ -22,7 +22,7 @@ from mura_fastai.files import replacing, sweep
 from mura_fastai.results import experiment
 from mura_fastai.results.experiment import resume, train
 from mura_fastai.training import fitting, keeping
-from mura_fastai.training.interrupts import Stops
+from mura_fastai.training.interrupts import Stops, saying_how_to_go_on
 from mura_fastai.training.keeping import KeepState
 from mura_fastai.training.resume import resume_run
 from mura_fastai.training.runs import train_run
@@ -191,6 +191,41 @@ def test_settings_are_on_disk_before_the_data_is_read(root, tmp_path, monkeypatc
     monkeypatch.setattr(experiment, "read_data", read)
     _, scores = resume(tmp_path / "run", ci=None)
     assert list(scores.index) == ["XR_HAND", "XR_WRIST", "overall", "macro"]
+
+
+def test_the_plan_of_folds_is_on_disk_before_the_data_is_read(root, tmp_path, monkeypatch):
+    read, run = experiment.read_data, tmp_path / "run"
+
+    def stopped(*_):
+        raise Cut
+
+    monkeypatch.setattr(experiment, "read_data", stopped)
+    with pytest.raises(Cut):
+        train(root, run, epochs=1, seeds=2, store=False, regions="XR_WRIST,XR_HAND", ci=None, **QUICK)
+    assert {p.name for p in run.iterdir()} == {"repeats.yaml", ".lock"}
+    monkeypatch.setattr(experiment, "read_data", read)
+    _, scores = resume(run, ci=None)
+    assert list(scores.index) == ["XR_HAND", "XR_WRIST", "overall", "macro"] and scores.attrs["seeds"] == [0, 1]
+    told = [yaml.safe_load((run / name).read_text()) for name in ("repeats.yaml", "seed1/settings.yaml")]
+    assert told[0]["data"]["fingerprint"] == told[1]["data"]["fingerprint"]
+    assert not told[0]["settings"]["store"] and not told[1]["store"], "it was begun without a store"
+
+
+def test_a_plan_that_meets_wrong_input_leaves_nothing(root, tmp_path):
+    with pytest.raises(InputError, match="XR_NOSE"):
+        train(root, tmp_path / "a" / "run", seeds=2, regions="XR_NOSE", **QUICK)
+    assert not list(tmp_path.iterdir())
+
+
+def test_to_go_on_is_offered_where_there_is_something_to_go_on_with(tmp_path, capsys):
+    def said(**options):
+        with pytest.raises(KeyboardInterrupt), saying_how_to_go_on(tmp_path, **options):
+            raise KeyboardInterrupt
+        return capsys.readouterr().err
+
+    assert "resume" not in said() and said(command="mura demo") == "stopped; to go on: mura demo\n"
+    (tmp_path / "repeats.yaml").touch()
+    assert said() == f"stopped; to go on: mura resume {tmp_path}\n"
 
 
 @pytest.mark.slow
@@ -466,6 +501,63 @@ def test_other_files_are_refused_by_name(few, tmp_path, cut, what):
     file.unlink() if what == "gone" else file.write_bytes(Path(own.path.iloc[6]).read_bytes())
     with pytest.raises(InputError, match=f"^{file}: {what}"):
         resume_run(tmp_path / "run")
+
+
+@pytest.fixture(params=["mura", "csv", "folds"])
+def from_tables(request, root, images, tmp_path, monkeypatch):
+    "A training from CSVs of its own that was interrupted; its folder, and one of the CSVs."
+    if request.param == "csv":
+        table = tmp_path / "own.csv"
+        names = [f"{i}.png" for i in range(len(images))]
+        for path, name in zip(images.path, names, strict=True):
+            os.link(path, tmp_path / name)
+        images.assign(path=names).to_csv(table, index=False)
+    else:
+        table = Path(shutil.copytree(root, tmp_path / "data")) / "valid_labeled_studies.csv"
+    data, run, options = table if request.param == "csv" else table.parent, tmp_path / "run", dict(epochs=2, **QUICK)
+    options |= dict(seeds=2) if request.param == "folds" else {}
+    after_epoch = KeepState.after_epoch
+
+    def stopped(self):
+        after_epoch(self)
+        raise Cut
+
+    with monkeypatch.context() as m, pytest.raises(Cut):
+        m.setattr(KeepState, "after_epoch", stopped)
+        train(data, run, ci=None, **options)
+    return run, table
+
+
+def test_labels_that_were_edited_since_are_refused_with_their_file(from_tables, mura):
+    run, table = from_tables
+    before = table.read_bytes()
+    table.write_bytes(before.replace(b"1", b"0", 1))
+    code, out, err = mura("resume", run)
+    assert (code, out) == (2, "") and f"{table}: edited since the training began; put it back" in err
+    table.write_bytes(before)
+    assert mura("resume", run, "--ci", "none")[0] == 0
+
+
+def test_labels_that_are_away_are_no_reason_to_refuse(from_tables, mura):
+    run, table = from_tables
+    table.rename(table.with_suffix(".away"))
+    code, _, err = mura("resume", run, "--ci", "none")
+    if (run / "settings.yaml").exists():
+        assert code == 0, err
+    else:  # folds are dealt from the data
+        assert code == 2 and table.name in err and "edited" not in err
+
+
+def test_a_run_of_an_earlier_version_knows_nothing_of_its_labels_file(from_tables, mura):
+    run, table = from_tables
+    for file in run.rglob("*.yaml"):
+        told = yaml.safe_load(file.read_text())
+        if "data" in told:
+            assert table.name in told["data"].pop("tables")
+            told.get("settings", {}).pop("store", None)
+            file.write_text(yaml.safe_dump(told))
+    table.write_bytes(table.read_bytes() + b"\n")
+    assert mura("resume", run, "--ci", "none")[0] == 0
 
 
 def test_a_file_that_cannot_be_read_any_more_is_not_silently_left_out(few, tmp_path, cut, monkeypatch):

@@ -38,7 +38,7 @@ from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.recipes import recipe_settings
 from mura_fastai.training.repeats import check_repeats, is_finished, is_repeats, read_repeats, sub_runs, train_repeats
-from mura_fastai.training.resume import resume_run
+from mura_fastai.training.resume import refuse_edited, resume_run
 from mura_fastai.training.runs import FORM, load_run, read_settings, train_run
 
 
@@ -84,16 +84,12 @@ def train(
     where = str(Path(data).expanduser().absolute())
     told = dict(path=where, source=source, split_seed=split_seed, phantom=is_phantom(data))
     told |= {"allow_leaks": True} if allow_leaks else {}
+    told |= {} if regions is None else {"regions": regions if isinstance(regions, str) else list(regions)}
     if repeated:
-        images = read()
-        if size:
-            # Once for all folds: some of them alone would find another place in the cache.
-            settings["store"] = auto_store(images, size, stderr_bar("decoding images"))
         evaluate = partial(evaluate_run, ci=ci)
-        out = train_repeats(images, out, evaluate, folds, seeds, max_bad=max_bad, data=told, **settings)
+        out = train_repeats(read, out, evaluate, folds, seeds, max_bad=max_bad, data=told, **settings)
         return out, evaluate_repeats(out, ci)
-    asked = {} if regions is None else {"regions": regions if isinstance(regions, str) else list(regions)}
-    out = train_run(read, out, max_bad=max_bad, data=told | asked, **settings)
+    out = train_run(read, out, max_bad=max_bad, data=told, **settings)
     with saying_how_to_go_on(out):
         return out, evaluate_run(out, ci=ci)
 
@@ -109,9 +105,13 @@ def resume(
     check_interval(ci)
     if is_repeats(run):
         told = read_repeats(run)[0]
-        if not told["data"].get("path"):
+        data, settings = told.get("data") or {}, told.get("settings") or {}
+        if not data.get("path"):
             raise InputError(f"{run}: repeats.yaml names no data; call train_repeats with them again, it goes on")
-        data, settings = told["data"], told["settings"] | {"seed": told["seeds"][0], "num_workers": num_workers}
+        refuse_edited(data)
+        settings = settings | {"seed": told["seeds"][0], "num_workers": num_workers}
+        if isinstance(settings.get("store"), str) and not Path(settings["store"]).exists():
+            settings["store"] = True
         return train(
             data["path"], run, data.get("source"), data.get("regions"), data.get("split_seed", 0),
             data.get("allow_leaks", False),

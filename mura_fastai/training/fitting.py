@@ -123,6 +123,7 @@ def provenance_of(images: pd.DataFrame, data: dict | None) -> dict:
     told = images[["study", "view", "label", "split"]].to_csv(index=False)
     return {
         **(data or {}),
+        **({"tables": images.attrs["tables"]} if images.attrs.get("tables") else {}),
         "regions": sorted(set(images.region)),
         "images": {s: int(n) for s, n in images.split.value_counts().items()},
         "fingerprint": hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16],

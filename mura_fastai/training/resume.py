@@ -11,7 +11,7 @@ from fastai.torch_core import default_device
 
 from mura_fastai.confined import refuse_outside
 from mura_fastai.data.fingerprints import file_stamps
-from mura_fastai.data.reading import read_data
+from mura_fastai.data.reading import read_data, source_tables
 from mura_fastai.errors import InputError
 from mura_fastai.provenance import checkout, versions
 from mura_fastai.text import name_some
@@ -46,6 +46,7 @@ def resume_run(
         if is_trained(run, settings):
             _end(run)
             return run
+        refuse_edited(settings.get("data") or {})
         state = read_state(run)
         if state is None:
             return fit_run(run, _as_begun_now(run, settings), _images(run, settings), store)
@@ -141,6 +142,20 @@ def _refuse_changes(run: Path, settings: dict, images: pd.DataFrame, state: Stat
         if which.any():
             files = name_some(images.path[np.flatnonzero(which)], 1)
             raise InputError(f"{files}: {what} since the training began; {ANEW}")
+
+
+def refuse_edited(
+    data: dict,  # of settings.yaml or repeats.yaml: path, source, and the `source_tables` where it knows them
+):
+    "Raise `InputError` where a CSV that the labels came from is another now; one that is away says nothing."
+    then, now = data.get("tables") or {}, {}
+    if then and data.get("path"):
+        now = source_tables(data["path"], data.get("source"))
+    if changed := [name for name in now if now[name] != then.get(name, now[name])]:
+        path = Path(data["path"])
+        file = path if data.get("source") == "csv" else path / changed[0]
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise InputError(f"{file}: edited since the training began{more}; {ANEW}")
 
 
 def _say_versions(settings: dict):
