@@ -272,7 +272,7 @@ def test_rows_are_those_with_a_label_as_they_were_decided(studies):
     for broken, match in ((given.drop(columns="label"), "label"), (given.assign(label=pd.NA), "label")):
         with pytest.raises(InputError, match=match):
             plot_roc(broken)
-    with pytest.raises(InputError, match="from 0 to 1 in 1 rows"):
+    with pytest.raises(InputError, match="from 0 to 1 in 1 row:"):
         plot_probabilities(given.assign(p_abnormal=[2.0] + [0.5] * 159))
 
 

@@ -248,7 +248,7 @@ def test_folds_and_seeds_go_on_in_the_middle_of_one(root, tmp_path, capsys):
     _, again = resume(run, ci=None)
     told = capsys.readouterr().err
     assert "seed 0: finished before" in told and "seed 1: not finished before, going on" in told
-    assert "going on after 1 epochs and" in told
+    assert "going on after 1 epoch and" in told
     assert (run / "seed0" / "predictions.csv").stat().st_mtime_ns == before
     assert_same(run / "seed1", whole / "seed1")
     pd.testing.assert_frame_equal(again, scores, check_exact=True)

@@ -245,7 +245,7 @@ def test_a_bad_file_is_named_and_gets_no_probability(run, root, valid, tmp_path)
     preds = predict([run], [tmp_path], out=None)
     assert preds.path.tolist() == [str(tmp_path / "good.png")]
     assert {Path(s["path"]).name for s in preds.attrs["skipped"]} == {"cut.png", "page.png"}
-    with pytest.raises(InputError, match="none of 1 images can be read.*cut.png"):
+    with pytest.raises(InputError, match="none of 1 image can be read.*cut.png"):
         predict([run], [tmp_path / "cut.png"], out=None)
 
 

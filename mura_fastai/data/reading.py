@@ -13,7 +13,7 @@ from mura_fastai.data.sources import find_source, read_images
 from mura_fastai.data.store import auto_store
 from mura_fastai.data.studies import finish_images
 from mura_fastai.errors import InputError
-from mura_fastai.text import name_some
+from mura_fastai.text import name_some, one_of
 
 
 def select_regions(
@@ -79,7 +79,7 @@ def print_left_out(
 ):
     "What was left out, counted on stderr, a line a reason with the first few names."
     if skipped:
-        print(f"left out {len(skipped)} files, such as {name_skipped(skipped[0])}", file=sys.stderr)
+        print(f"left out {one_of(len(skipped), 'file')}, such as {name_skipped(skipped[0])}", file=sys.stderr)
     for reason, paths in by_reason(skipped).items():
         print(f"  {reason}: {len(paths)}, {name_some(paths)}", file=sys.stderr)
 

@@ -34,6 +34,7 @@ from mura_fastai.results.review import read_review, review_result, write_review
 from mura_fastai.results.scoring import evaluate_run, warn_of_seen
 from mura_fastai.results.suspects import spare_reader, suspects_of_run, write_suspects
 from mura_fastai.results.tables import write_predictions
+from mura_fastai.text import one_of
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.recipes import recipe_settings
@@ -63,7 +64,7 @@ def train(
     if recipe is not None:
         settings = recipe_settings(recipe, **settings)
         arch, size, epochs = (settings[k] for k in ("arch", "size", "epochs"))
-        print(f"recipe {recipe}: {arch} at {size} px, {epochs} epochs", file=sys.stderr)
+        print(f"recipe {recipe}: {arch} at {size} px, {one_of(epochs, 'epoch')}", file=sys.stderr)
     repeated = folds is not None or seeds != 1
     if repeated:
         check_repeats(folds, seeds)
@@ -273,7 +274,8 @@ def predict(
     else:  # what one run looked at says nothing of the others
         preds = preds.drop(columns="attention", errors="ignore")
     if preds.empty:
-        raise InputError(f"none of {len(images)} images can be read, such as {name_skipped(preds.attrs['skipped'][0])}")
+        bad = name_skipped(preds.attrs["skipped"][0])
+        raise InputError(f"none of {one_of(len(images), 'image')} can be read, such as {bad}")
     studies = decide_together(tables, decisions).set_index("study")
     preds["p_study"], preds["abnormal"] = (preds["study"].map(studies[c]) for c in ("p_abnormal", "abnormal"))
     preds.attrs["format"] = "competition" if folders else "table"

@@ -13,6 +13,7 @@ from mura_fastai.results.calibrate import Decision, choose_decision, write_decis
 from mura_fastai.results.metrics import always_normal, check_interval, region_baseline, score, scores_to_json
 from mura_fastai.results.moments import Moment
 from mura_fastai.results.tables import scores_document
+from mura_fastai.text import one_of
 from mura_fastai.training.alone import trained_by
 from mura_fastai.training.runs import read_settings, read_table
 
@@ -37,7 +38,8 @@ def warn_of_seen(
         seen = set().union(*(t.path[t.split == split] for t in tables))
         n = (images["path"].isin(seen) & images["label"].notna()).sum()
         if n:
-            print(f"{n} of {len(images)} images were {what}: their scores are too good", file=sys.stderr)
+            told = f"{n} of {one_of(len(images), 'image')} {'was' if n == 1 else 'were'}"
+            print(f"{told} {what}: their scores are too good", file=sys.stderr)
 
 
 def decision_of(

@@ -18,9 +18,10 @@ from mura_fastai.share.report_card import KINDS, card_section, reproduce_section
 from mura_fastai.share.report_compare import compared, comparison_section, sentences, side_by_side
 from mura_fastai.share.report_data import data_section, shortcut_section, training_section
 from mura_fastai.share.report_facts import Facts, facts_of
-from mura_fastai.share.report_parts import bullets, contents, note, notice, one_of, section, table
+from mura_fastai.share.report_parts import bullets, contents, note, notice, section, table
 from mura_fastai.share.report_plots import plots_of
 from mura_fastai.share.report_scores import confusions, key_figures, scores_section, verdict
+from mura_fastai.text import one_of
 
 STYLE = report_parts.STYLE + report_scores.STYLE + charts.STYLE + cards.STYLE
 

@@ -151,7 +151,8 @@ def _learner(settings: dict, images: pd.DataFrame, decoded: Store | None, fresh:
         opt_func=partial(fused_adam, **OPTIMIZERS[settings["optimizer"]]), **{k: settings[k] for k in FORM},
     )  # fmt: skip
     if missing := getattr(learn.model, "fresh", None):
-        print(f"{weights}: lacks {name_some(missing)}, which start(s) fresh", file=sys.stderr)
+        start = "starts" if len(missing) == 1 else "start"
+        print(f"{weights}: lacks {name_some(missing)}, which {start} fresh", file=sys.stderr)
     print(f"training in {learn.precision} on {dls.device}; {dls.where}", file=sys.stderr)
     return learn
 

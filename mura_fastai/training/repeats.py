@@ -22,6 +22,7 @@ from mura_fastai.errors import InputError
 from mura_fastai.files import read_yaml, write_text
 from mura_fastai.provenance import checkout, versions
 from mura_fastai.schema import REPEATS, check_values
+from mura_fastai.text import one_of
 from mura_fastai.training.alone import alone
 from mura_fastai.training.beside import KEPT, best_file
 from mura_fastai.training.fitting import provenance_of
@@ -61,7 +62,7 @@ def check_repeats(
 ):
     "Raise `InputError` for numbers that make no plan."
     if folds is not None and folds < 2:
-        raise InputError(f"{folds} fold(s): nothing would be left to train on; ask for at least two (--folds)")
+        raise InputError(f"{one_of(folds, 'fold')}: nothing would be left to train on; ask for at least two (--folds)")
     if seeds < 1:
         raise InputError(f"{seeds} seeds: nothing would be trained; ask for at least one (--seeds)")
 
@@ -87,7 +88,7 @@ def fold_tables(
     for fewer patients than folds."""
     pool = images[(images.split != "test") & ~((images.split == "valid") & ("valid" in official))]
     if pool.patient.nunique() < folds:
-        raise InputError(f"{folds} folds of {pool.patient.nunique()} patients: ask for fewer (--folds)")
+        raise InputError(f"{folds} folds of {one_of(pool.patient.nunique(), 'patient')}: ask for fewer (--folds)")
     fold, tables = patient_folds(pool, folds, split_seed), []
     for f in range(folds):
         table = pool.assign(split=np.where(fold == f, "valid", "train")).astype({"split": "str"})
@@ -136,8 +137,9 @@ def train_repeats(
             store = auto_store(images, asked["size"], stderr_bar("decoding images"))
         data = data | {k: v for k, v in told["data"].items() if k == "tables"}
         if folds and len(tables[0]) < len(images):
-            left = f"{len(images) - len(tables[0])} images of an official split"
-            print(f"{left} are left out of all folds and stay unseen", file=sys.stderr)
+            n = len(images) - len(tables[0])
+            left = one_of(n, "image of an official split is", "images of an official split are")
+            print(f"{left} left out of all folds, to stay unseen", file=sys.stderr)
         for repeat in plan:
             begun = _start(out, repeat, folds)
             if begun is True:
@@ -230,7 +232,8 @@ def sub_runs(
     if not done:
         raise InputError(f"{run}: none of its runs is finished; mura resume goes on with them")
     if len(done) < len(planned):
-        lost = f"{len(planned) - len(done)} of {len(planned)} runs are not finished"
+        n = len(planned) - len(done)
+        lost = f"{n} of {len(planned)} runs {'is' if n == 1 else 'are'} not finished"
         print(f"{run}: {lost}; going on without them", file=sys.stderr)
     return done
 

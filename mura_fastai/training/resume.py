@@ -14,7 +14,7 @@ from mura_fastai.data.fingerprints import file_stamps
 from mura_fastai.data.reading import read_data, source_tables
 from mura_fastai.errors import InputError
 from mura_fastai.provenance import checkout, versions
-from mura_fastai.text import name_some
+from mura_fastai.text import name_some, one_of
 from mura_fastai.training.alone import alone
 from mura_fastai.training.beside import best_file
 from mura_fastai.training.fitting import ANEW, decisive, fit_run, provenance_of, table_digest
@@ -54,7 +54,8 @@ def resume_run(
         _refuse_changes(run, settings, images, state)
         _say_versions(settings)
         behind, batch = len(state.told["rows"]), state.place[2]
-        print(f"going on after {behind} epochs{f' and {batch} batches' if batch else ''}", file=sys.stderr)
+        within = f" and {one_of(batch, 'batch', 'batches')}" if batch else ""
+        print(f"going on after {one_of(behind, 'epoch')}{within}", file=sys.stderr)
         return fit_run(run, settings, images, store, state)
 
 
