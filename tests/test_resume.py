@@ -36,6 +36,10 @@ class Cut(BaseException):
     "Stands for whatever ends a process: nothing in the package heeds it."
 
 
+def stop(*_):
+    raise Cut
+
+
 @pytest.fixture(scope="module")
 def few(images):
     "Some rows of the shared phantom: four batches of 8 an epoch."
@@ -196,10 +200,7 @@ def test_settings_are_on_disk_before_the_data_is_read(root, tmp_path, monkeypatc
 def test_the_plan_of_folds_is_on_disk_before_the_data_is_read(root, tmp_path, monkeypatch):
     read, run = experiment.read_data, tmp_path / "run"
 
-    def stopped(*_):
-        raise Cut
-
-    monkeypatch.setattr(experiment, "read_data", stopped)
+    monkeypatch.setattr(experiment, "read_data", stop)
     with pytest.raises(Cut):
         train(root, run, epochs=1, seeds=2, store=False, regions="XR_WRIST,XR_HAND", ci=None, **QUICK)
     assert {p.name for p in run.iterdir()} == {"repeats.yaml", ".lock"}
@@ -536,6 +537,16 @@ def test_labels_that_were_edited_since_are_refused_with_their_file(from_tables, 
     assert (code, out) == (2, "") and f"{table}: edited since the training began; put it back" in err
     table.write_bytes(before)
     assert mura("resume", run, "--ci", "none")[0] == 0
+
+
+def test_a_crash_between_the_table_and_its_settings_loses_neither(root, tmp_path, monkeypatch):
+    with monkeypatch.context() as m, pytest.raises(Cut):
+        m.setattr(fitting, "provenance_of", stop)
+        train(root, tmp_path / "run", epochs=1, ci=None, **QUICK)
+    assert (tmp_path / "run" / "images.csv").exists()
+    resume(tmp_path / "run", ci=None)
+    data = yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())["data"]
+    assert {"fingerprint", "tables"} <= data.keys()
 
 
 def test_labels_that_are_away_are_no_reason_to_refuse(from_tables, mura):

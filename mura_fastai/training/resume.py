@@ -112,7 +112,8 @@ def _table(run: Path, settings: dict) -> pd.DataFrame:
 def _images(run: Path, settings: dict) -> pd.DataFrame | Callable[[], pd.DataFrame]:
     "The table as it was begun with; where the run had not come to read its data, what reads it."
     data = settings.get("data") or {}
-    if not (run / "images.csv").exists() and data.get("path"):
+    # images.csv comes first, and alone it does not tell of what it was made.
+    if data.get("path") and not ((run / "images.csv").exists() and "fingerprint" in data):
         size = settings["size"] if settings.get("store", True) is True else None
         return partial(
             read_data, data["path"], data.get("source"), data.get("regions"), settings["max_bad"],
