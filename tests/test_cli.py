@@ -20,6 +20,7 @@ from mura_fastai import cli
 from mura_fastai.errors import InputError, TrainingError
 from mura_fastai.results import experiment
 from mura_fastai.share.demo import compare_scores, demo, demo_phantom
+from mura_fastai.text import one_of
 from mura_fastai.training.runs import train_run
 
 MURA = [sys.executable, Path(__file__).parents[1] / "cli.py"]
@@ -391,6 +392,11 @@ def test_scores_side_by_side_say_what_cannot_be_said():
     assert hand.split() == ["XR_HAND", "3", *["n/a"] * 4, "0.00", "0.50"]
     cells = ["0.51", "[0.20,", "0.70]", "0.80", "[0.60,", "0.90]"]
     assert overall.split() == ["overall", "9", *cells * 2, "0.00", "0.50"]
+
+
+def test_one_is_not_several():
+    assert (one_of(1, "study"), one_of(1199, "study"), one_of(0, "image")) == ("1 study", "1,199 studies", "0 images")
+    assert (one_of(1, "file was", "files were"), one_of(2, "batch", "batches")) == ("1 file was", "2 batches")
 
 
 def test_the_command_is_typers():

@@ -72,21 +72,21 @@ def saying_how_to_go_on(
         yield
         return
 
-    def how() -> str:
+    def how(lead: str = "") -> str:
         if command or any((Path(run) / name).exists() for name in ("settings.yaml", "repeats.yaml")):
-            return f"to go on: {command or f'mura resume {shlex.quote(str(run))}'}"
-        return "nothing was begun yet: give the command again"
+            return f"{lead}go on: {command or f'mura resume {shlex.quote(str(run))}'}"
+        return "give the command again (nothing was begun yet)"
 
     before = _SAYS.set(True)
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
         clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-        print(f"{clear}stopped; {how()}", file=sys.stderr, flush=True)
+        print(f"{clear}stopped; {how('to ')}", file=sys.stderr, flush=True)
         raise
     except OSError as e:
         if e.errno not in FULL:
             raise
-        raise TrainingError(f"{e.filename}: {e.strerror}; make room; {how()}") from None
+        raise TrainingError(f"{e.filename}: {e.strerror}; make room, then {how()}") from None
     finally:
         _SAYS.reset(before)
