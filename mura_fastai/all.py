@@ -73,6 +73,7 @@ from mura_fastai.results.heatmaps import HeatMapper, heat_layer, heat_layers, he
 from mura_fastai.results.interpret import MuraInterpretation
 from mura_fastai.results.measures import auroc, average_precision, calibration, confusion, cross_entropy, kappa
 from mura_fastai.results.metrics import always_normal, decided, format_scores, region_baseline, score, scores_to_json
+from mura_fastai.results.moments import Moment
 from mura_fastai.results.overlays import draw_heat, draw_heat_bar, heat_on, overlay
 from mura_fastai.results.paired import delong_test
 from mura_fastai.results.pointing import phantom_boxes, pointing_game, pointing_hits

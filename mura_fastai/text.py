@@ -38,6 +38,15 @@ def name_some(
     return ", ".join(names[:k]) + (f" and {len(names) - k} more" if len(names) > k else "")
 
 
+def one_of(
+    n: int,  # how many
+    thing: str,  # its name
+    things: str | None = None,  # of several, where it is not made with s, or ies for y
+) -> str:
+    "1 study, 1,199 studies."
+    return f"{n:,} {thing if n == 1 else things or (f'{thing[:-1]}ies' if thing.endswith('y') else f'{thing}s')}"
+
+
 def one_line(
     name,  # from a file or a folder, so anything
     width: int = 40,

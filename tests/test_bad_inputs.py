@@ -178,7 +178,7 @@ def test_the_audit_lists_together_what_training_refuses_one_by_one(mura, data):
     refused = {p["problem"] for p in told["problems"] if p["training"] == "refuses"}
     assert code == 2 and refused == set(REFUSED) and not told["trains"]
     assert "truncated" in {p["problem"] for p in told["problems"]}, "files are looked at all the same"
-    assert err.startswith("mura: ") and "would refuse it, for 10 reason(s)" in err and err.count("\n") == 1
+    assert err.startswith("mura: ") and "would refuse it, for 10 reasons:" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("fault", [None, *REFUSED])

@@ -20,6 +20,7 @@ from mura_fastai import cli
 from mura_fastai.errors import InputError, TrainingError
 from mura_fastai.results import experiment
 from mura_fastai.share.demo import compare_scores, demo, demo_phantom
+from mura_fastai.text import one_of
 from mura_fastai.training.runs import train_run
 
 MURA = [sys.executable, Path(__file__).parents[1] / "cli.py"]
@@ -201,7 +202,7 @@ def test_predict_tells_runs_from_input_and_names_what_it_skipped(mura, run, root
     good = next(root.glob("valid/*/*/*/image1.png"))
     (tmp_path / "bad\n.png").write_bytes(b"")
     code, out, err = mura("predict", run, good, tmp_path / "bad\n.png", run, "-o", tmp_path / "p.csv")
-    assert code == 0 and "1 images, 1 studies, 1 skipped" in out and "skipped" in err
+    assert code == 0 and "1 image, 1 study, 1 skipped" in out and "skipped" in err
     assert pd.read_csv(tmp_path / "p.csv").path.tolist() == [str(good)]
     told = json.loads(mura("predict", run, good, "-o", tmp_path / "p.csv", "--json")[1])
     assert told["images"] == 1 and 0 < told["studies"][0]["p_abnormal"] < 1 and told["studies"][0]["label"] is None
@@ -338,6 +339,36 @@ def test_the_demo_runs_from_phantom_to_picture_and_overwrites_none(mura, tmp_pat
     assert mura("demo", *arguments, "--out", tmp_path / "demo")[0] == 2, "an earlier demo is not written over"
 
 
+@pytest.mark.slow
+def test_a_demo_that_was_interrupted_goes_on(tmp_path, monkeypatch, capsys):
+    from mura_fastai.share import demo as module
+    from mura_fastai.training.keeping import KeepState
+
+    monkeypatch.setenv("MURA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "write_report", lambda runs, out: [out.write_text("") or out])  # it takes longest
+    folder, after_epoch, archs = tmp_path / "a demo", KeepState.after_epoch, ("mura_cnn", "test_resnet")
+    how = dict(studies=60, size=32, bs=16, archs=archs)
+
+    def stopped(self):
+        after_epoch(self)
+        if self.folder.name == archs[1]:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(KeepState, "after_epoch", stopped)
+        demo(folder, epochs=2, **how)
+    assert f"stopped; to go on: mura demo --out '{folder}' --studies 60 --epochs 2" in capsys.readouterr().err
+    with pytest.raises(InputError, match="mura_cnn: was begun with epochs 2, now epochs 3"):
+        demo(folder, epochs=3, **how)
+    demo(folder, epochs=2, **how)
+    told = capsys.readouterr()
+    assert "all its epochs were trained before" in told.err and "going on after 1 epoch\n" in told.err
+    assert (folder / "demo.png").exists() and "region only" in told.out
+    assert [len(pd.read_csv(f)) for f in folder.glob("*/history.csv")] == [2, 2]
+    with pytest.raises(InputError, match="holds a demo already"):
+        demo(folder, epochs=2, **how)
+
+
 def test_the_demo_takes_its_phantom_again_and_makes_it_anew_where_a_file_is_lost(tmp_path, monkeypatch):
     monkeypatch.setenv("MURA_CACHE", str(tmp_path / "cache"))
     root, images = demo_phantom(20, size=96)
@@ -361,6 +392,11 @@ def test_scores_side_by_side_say_what_cannot_be_said():
     assert hand.split() == ["XR_HAND", "3", *["n/a"] * 4, "0.00", "0.50"]
     cells = ["0.51", "[0.20,", "0.70]", "0.80", "[0.60,", "0.90]"]
     assert overall.split() == ["overall", "9", *cells * 2, "0.00", "0.50"]
+
+
+def test_one_is_not_several():
+    assert (one_of(1, "study"), one_of(1199, "study"), one_of(0, "image")) == ("1 study", "1,199 studies", "0 images")
+    assert (one_of(1, "file was", "files were"), one_of(2, "batch", "batches")) == ("1 file was", "2 batches")
 
 
 def test_the_command_is_typers():

@@ -240,7 +240,7 @@ def test_studies_on_one_side_only_are_named(mura, root, tmp_path):
     assert told["repeated"] == [key(lines[3].partition("/")[2])]
     assert f"2 studies of {root} without a prediction" in err and told["missing"][1] in err
     assert "4 studies in" in err and "XR_WRIST/patient99992/study1 and 1 more" in err
-    assert "1 studies on several lines" in err
+    assert "1 study on several lines" in err
 
 
 def test_a_file_of_competition_needs_the_data(mura, root, tmp_path):
@@ -304,8 +304,8 @@ def test_a_study_is_decided_on_the_views_that_are_left_and_flagged(mura, run, ow
     assert code == 0 and len(written) == 11 and not [line for line in written if none in line]
     assert told["undecided"] == [key(none)] and told["incomplete"] == [key(some)]
     assert {s["study"]: s["n_unreadable"] for s in told["studies"] if s["n_unreadable"]} == {key(some): 1}
-    assert f"1 studies without a readable image are not in {file}: {key(none)}" in err
-    assert "does not count such studies" in err and f"1 studies lack views that could not be read: {key(some)}" in err
+    assert f"1 study without a readable image, not in {file}: {key(none)}" in err
+    assert "does not count such studies" in err and f"1 study lacks views that could not be read: {key(some)}" in err
     whole = read_predictions(run / "predictions.csv")
     left = whole[(whole.study == key(some)) & ~whole.path.str.endswith("image1.png")].p_abnormal.mean()
     [p] = [s["p_abnormal"] for s in told["studies"] if s["study"] == key(some)]
@@ -325,7 +325,7 @@ def test_the_table_flags_a_study_for_whoever_scores_it_later(mura, run, own, tmp
     for arguments in ([own, "--predictions", file], ["--predictions", file, "--split", "valid"], [run, own]):
         code, out, err = mura("evaluate", *arguments, "--ci", "none", "--json")
         assert code == 0 and json.loads(out)["incomplete"] == [key(some)]
-        assert f"1 studies with views that could not be read, scored on the others: {key(some)}" in err
+        assert f"1 study with views that could not be read, scored on the others: {key(some)}" in err
 
 
 def test_nothing_is_flagged_where_all_can_be_read(mura, run, root, tmp_path):

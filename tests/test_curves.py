@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import norm
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import (
@@ -271,7 +272,7 @@ def test_rows_are_those_with_a_label_as_they_were_decided(studies):
     for broken, match in ((given.drop(columns="label"), "label"), (given.assign(label=pd.NA), "label")):
         with pytest.raises(InputError, match=match):
             plot_roc(broken)
-    with pytest.raises(InputError, match="from 0 to 1 in 1 rows"):
+    with pytest.raises(InputError, match="from 0 to 1 in 1 row:"):
         plot_probabilities(given.assign(p_abnormal=[2.0] + [0.5] * 159))
 
 
@@ -435,11 +436,11 @@ def test_the_kept_epoch_is_the_one_whose_weights_a_run_keeps(columns, tmp_path, 
         rows = []
 
     class Learn:
-        model = None
+        model = torch.nn.Linear(1, 1)
 
     saved = []
-    monkeypatch.setattr(keeping, "save_weights", lambda net, file: saved.append(len(Rows.rows) - 1))
-    keep = keeping.KeepBest(tmp_path / "weights" / "best.safetensors", Rows)
+    monkeypatch.setattr(keeping, "save_best", lambda *_: saved.append(len(Rows.rows) - 1))
+    keep = keeping.KeepBest(tmp_path, Rows)
     keep.learn = Learn
     for _, row in a_history(**columns).iterrows():
         Rows.rows.append(row.to_dict())

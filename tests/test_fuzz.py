@@ -57,7 +57,7 @@ def test_a_line_that_is_no_files_name_is_told_with_its_number(tmp_path, line):
 def test_a_count_of_views_that_is_none_is_told(tmp_path, wrong):
     head = "study,region,patient,label,n_unreadable,p_abnormal"
     (tmp_path / "p.csv").write_text(f"{head}\na,XR_HAND,1,0,,0.2\nb,XR_HAND,2,1,{wrong},0.7\n")
-    with pytest.raises(InputError, match=rf"p.csv: n_unreadable is '{wrong}(\.0)?' in 1 rows"):
+    with pytest.raises(InputError, match=rf"p.csv: n_unreadable is '{wrong}(\.0)?' in 1 row;"):
         read_predictions(tmp_path / "p.csv")
 
 

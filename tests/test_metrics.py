@@ -105,7 +105,7 @@ def test_a_predictions_file_read_back_is_scored_the_same(preds, tmp_path):
         (lambda t: t.assign(p_abnormal=t["p_abnormal"] * 9 - 4), "image"),  # logits
         (lambda t: t.assign(label=t["label"] + 1), "label is not 0, 1"),
         (lambda t: t.assign(study=t["study"].str.split("/").str[-1].str[:6]), "differ in"),  # merges studies
-        (lambda t: t.assign(study=t["study"].where(t.index > 0)), "1 rows name no study"),
+        (lambda t: t.assign(study=t["study"].where(t.index > 0)), "1 row names no study"),
         (lambda t: t.drop(columns="p_abnormal"), "p_abnormal"),
         (lambda t: t[:0], "no rows"),
     ],

@@ -121,7 +121,7 @@ def test_text_and_json_hold_the_figures():
         (dict(prevalence=0), "prevalence is 0"),
         (dict(correlation=1), "correlation is 1"),
         (dict(power=0.01), "power is 0.01"),
-        (dict(n=1), "1 studies"),
+        (dict(n=1), "1 study"),
         (dict(per_patient=0.5), "per_patient is 0.5"),
         (dict(icc=2), "icc 2"),
         (dict(kappa=None), "neither"),

@@ -24,7 +24,7 @@ from mura_fastai.files import replacing, sweep
 from mura_fastai.results import experiment
 from mura_fastai.results.experiment import resume, train
 from mura_fastai.training import fitting, keeping, schedules
-from mura_fastai.training.interrupts import Stops
+from mura_fastai.training.interrupts import Stops, saying_how_to_go_on
 from mura_fastai.training.keeping import KeepState
 from mura_fastai.training.resume import resume_run
 from mura_fastai.training.runs import train_run
@@ -36,6 +36,10 @@ UNIX = pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc")
 
 class Cut(BaseException):
     "Stands for whatever ends a process: nothing in the package heeds it."
+
+
+def stop(*_):
+    raise Cut
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +253,38 @@ def test_settings_are_on_disk_before_the_data_is_read(root, tmp_path, monkeypatc
     assert list(scores.index) == ["XR_HAND", "XR_WRIST", "overall", "macro"]
 
 
+def test_the_plan_of_folds_is_on_disk_before_the_data_is_read(root, tmp_path, monkeypatch):
+    read, run = experiment.read_data, tmp_path / "run"
+
+    monkeypatch.setattr(experiment, "read_data", stop)
+    with pytest.raises(Cut):
+        train(root, run, epochs=1, seeds=2, store=False, regions="XR_WRIST,XR_HAND", ci=None, **QUICK)
+    assert {p.name for p in run.iterdir()} == {"repeats.yaml", ".lock"}
+    monkeypatch.setattr(experiment, "read_data", read)
+    _, scores = resume(run, ci=None)
+    assert list(scores.index) == ["XR_HAND", "XR_WRIST", "overall", "macro"] and scores.attrs["seeds"] == [0, 1]
+    told = [yaml.safe_load((run / name).read_text()) for name in ("repeats.yaml", "seed1/settings.yaml")]
+    assert told[0]["data"]["fingerprint"] == told[1]["data"]["fingerprint"]
+    assert not told[0]["settings"]["store"] and not told[1]["store"], "it was begun without a store"
+
+
+def test_a_plan_that_meets_wrong_input_leaves_nothing(root, tmp_path):
+    with pytest.raises(InputError, match="XR_NOSE"):
+        train(root, tmp_path / "a" / "run", seeds=2, regions="XR_NOSE", **QUICK)
+    assert not list(tmp_path.iterdir())
+
+
+def test_to_go_on_is_offered_where_there_is_something_to_go_on_with(tmp_path, capsys):
+    def said(**options):
+        with pytest.raises(KeyboardInterrupt), saying_how_to_go_on(tmp_path, **options):
+            raise KeyboardInterrupt
+        return capsys.readouterr().err
+
+    assert "resume" not in said() and said(command="mura demo") == "stopped; to go on: mura demo\n"
+    (tmp_path / "repeats.yaml").touch()
+    assert said() == f"stopped; to go on: mura resume {tmp_path}\n"
+
+
 @pytest.mark.slow
 def test_folds_and_seeds_go_on_in_the_middle_of_one(root, tmp_path, capsys):
     options = dict(seeds=2, epochs=2, regions="XR_WRIST", size=32, bs=4, num_workers=1, ci=None)
@@ -269,7 +305,7 @@ def test_folds_and_seeds_go_on_in_the_middle_of_one(root, tmp_path, capsys):
     _, again = resume(run, ci=None)
     told = capsys.readouterr().err
     assert "seed 0: finished before" in told and "seed 1: not finished before, going on" in told
-    assert "going on after 1 epochs and" in told
+    assert "going on after 1 epoch and" in told
     assert (run / "seed0" / "predictions.csv").stat().st_mtime_ns == before
     assert_same(run / "seed1", whole / "seed1")
     pd.testing.assert_frame_equal(again, scores, check_exact=True)
@@ -280,16 +316,16 @@ def test_folds_and_seeds_go_on_in_the_middle_of_one(root, tmp_path, capsys):
 
 def test_best_weights_that_a_crash_swallowed_are_those_of_the_state(few, whole, tmp_path, monkeypatch):
     whole = whole(dict(epochs=2))
-    run, write = tmp_path / "run", keeping.save_weights
+    run, write = tmp_path / "run", keeping.save_best
 
-    def crash(net, file):
+    def crash(*_):
         raise Cut
 
-    monkeypatch.setattr(keeping, "save_weights", crash)
+    monkeypatch.setattr(keeping, "save_best", crash)
     with pytest.raises(Cut):
         train_run(few, run, epochs=2, **QUICK)
     assert read_told(run)["place"] == [0, 1, 0] and not (run / "weights" / "best.safetensors").exists()
-    monkeypatch.setattr(keeping, "save_weights", write)
+    monkeypatch.setattr(keeping, "save_best", write)
     resume_run(run)
     assert_same(run, whole)
 
@@ -535,6 +571,73 @@ def test_other_files_are_refused_by_name(few, tmp_path, cut, what):
     file.unlink() if what == "gone" else file.write_bytes(Path(own.path.iloc[6]).read_bytes())
     with pytest.raises(InputError, match=f"^{file}: {what}"):
         resume_run(tmp_path / "run")
+
+
+@pytest.fixture(params=["mura", "csv", "folds"])
+def from_tables(request, root, images, tmp_path, monkeypatch):
+    "A training from CSVs of its own that was interrupted; its folder, and one of the CSVs."
+    if request.param == "csv":
+        table = tmp_path / "own.csv"
+        names = [f"{i}.png" for i in range(len(images))]
+        for path, name in zip(images.path, names, strict=True):
+            os.link(path, tmp_path / name)
+        images.assign(path=names).to_csv(table, index=False)
+    else:
+        table = Path(shutil.copytree(root, tmp_path / "data")) / "valid_labeled_studies.csv"
+    data, run, options = table if request.param == "csv" else table.parent, tmp_path / "run", dict(epochs=2, **QUICK)
+    options |= dict(seeds=2) if request.param == "folds" else {}
+    after_epoch = KeepState.after_epoch
+
+    def stopped(self):
+        after_epoch(self)
+        raise Cut
+
+    with monkeypatch.context() as m, pytest.raises(Cut):
+        m.setattr(KeepState, "after_epoch", stopped)
+        train(data, run, ci=None, **options)
+    return run, table
+
+
+def test_labels_that_were_edited_since_are_refused_with_their_file(from_tables, mura):
+    run, table = from_tables
+    before = table.read_bytes()
+    table.write_bytes(before.replace(b"1", b"0", 1))
+    code, out, err = mura("resume", run)
+    assert (code, out) == (2, "") and f"{table}: edited since the training began; put it back" in err
+    table.write_bytes(before)
+    assert mura("resume", run, "--ci", "none")[0] == 0
+
+
+def test_a_crash_between_the_table_and_its_settings_loses_neither(root, tmp_path, monkeypatch):
+    with monkeypatch.context() as m, pytest.raises(Cut):
+        m.setattr(fitting, "provenance_of", stop)
+        train(root, tmp_path / "run", epochs=1, ci=None, **QUICK)
+    assert (tmp_path / "run" / "images.csv").exists()
+    resume(tmp_path / "run", ci=None)
+    data = yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())["data"]
+    assert {"fingerprint", "tables"} <= data.keys()
+
+
+def test_labels_that_are_away_are_no_reason_to_refuse(from_tables, mura):
+    run, table = from_tables
+    table.rename(table.with_suffix(".away"))
+    code, _, err = mura("resume", run, "--ci", "none")
+    if (run / "settings.yaml").exists():
+        assert code == 0, err
+    else:  # folds are dealt from the data
+        assert code == 2 and table.name in err and "edited" not in err
+
+
+def test_a_run_of_an_earlier_version_knows_nothing_of_its_labels_file(from_tables, mura):
+    run, table = from_tables
+    for file in run.rglob("*.yaml"):
+        told = yaml.safe_load(file.read_text())
+        if "data" in told:
+            assert table.name in told["data"].pop("tables")
+            told.get("settings", {}).pop("store", None)
+            file.write_text(yaml.safe_dump(told))
+    table.write_bytes(table.read_bytes() + b"\n")
+    assert mura("resume", run, "--ci", "none")[0] == 0
 
 
 def test_a_file_that_cannot_be_read_any_more_is_not_silently_left_out(few, tmp_path, cut, monkeypatch):

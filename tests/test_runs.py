@@ -19,8 +19,9 @@ from mura_fastai.data.phantom import make_phantom
 from mura_fastai.data.pixels import read_grey
 from mura_fastai.data.store import build_store
 from mura_fastai.errors import InputError
-from mura_fastai.results.experiment import evaluate_run, interpret_run, predict, predictions_of, train
+from mura_fastai.results.experiment import evaluate_run, interpret_run, predict, train
 from mura_fastai.results.predict import predict_images
+from mura_fastai.results.scoring import predictions_of
 from mura_fastai.results.tables import evaluate_file, read_predictions
 from mura_fastai.training.keeping import KeepBest
 from mura_fastai.training.runs import load_run, read_table, train_run
@@ -124,7 +125,7 @@ def test_predictions_are_kept_whatever_the_times_of_a_copied_folder_say(own_run)
 
 def test_better_weights_take_away_what_was_made_with_the_former_ones(own_run):
     history = SimpleNamespace(rows=[{"auroc": 0.6, "tune_loss": 1.0, "epoch": 0}])
-    best = KeepBest(own_run / "weights" / "best.safetensors", history)
+    best = KeepBest(own_run, history)
     best.learn = SimpleNamespace(model=torch.nn.Linear(2, 1))
     best.after_epoch()
     gone = ("predictions.csv", "predictions-tune.csv", "decision.yaml", "metrics.json")
@@ -244,7 +245,7 @@ def test_a_bad_file_is_named_and_gets_no_probability(run, root, valid, tmp_path)
     preds = predict([run], [tmp_path], out=None)
     assert preds.path.tolist() == [str(tmp_path / "good.png")]
     assert {Path(s["path"]).name for s in preds.attrs["skipped"]} == {"cut.png", "page.png"}
-    with pytest.raises(InputError, match="none of 1 images can be read.*cut.png"):
+    with pytest.raises(InputError, match="none of 1 image can be read.*cut.png"):
         predict([run], [tmp_path / "cut.png"], out=None)
 
 

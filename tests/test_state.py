@@ -17,7 +17,8 @@ from whole import unpacked
 
 from mura_fastai.errors import InputError, TrainingError
 from mura_fastai.models.weights import fill
-from mura_fastai.training.keeping import save_weights
+from mura_fastai.training.beside import best_file
+from mura_fastai.training.keeping import save_best
 from mura_fastai.training.resume import resume_run
 from mura_fastai.training.state import DamagedState, State, packed, read_state, read_told, state_file, write_state
 
@@ -213,12 +214,12 @@ class Tied(nn.Module):
 
 def test_tied_weights_are_kept_under_both_names(tmp_path):
     net, again = Tied(), Tied()
-    save_weights(net, tmp_path / "w.safetensors")
-    fill(again, tmp_path / "w.safetensors")
+    save_best(tmp_path, net.state_dict(), 0)
+    fill(again, best_file(tmp_path))
     for k, v in net.state_dict().items():
         assert torch.equal(again.state_dict()[k], v), k
     assert again.b.weight is again.a.weight
-    assert load_file(tmp_path / "w.safetensors").keys() == net.state_dict().keys()
+    assert load_file(best_file(tmp_path)).keys() == net.state_dict().keys()
 
 
 def test_a_state_holds_tied_weights(half):

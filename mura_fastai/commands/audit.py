@@ -42,7 +42,7 @@ def audit(
     from mura_fastai.data.audit import audit_data, audit_to_json, format_audit
     from mura_fastai.data.gather import by_reason
     from mura_fastai.data.pixels import stderr_bar
-    from mura_fastai.text import name_some
+    from mura_fastai.text import name_some, one_of
 
     found = audit_data(data, source, split_seed, allow_leaks, stderr_bar("checking images"))
     images, skipped = found.attrs["images"], found.attrs["skipped"]
@@ -60,7 +60,7 @@ def audit(
             print(f"{data}: " + ", ".join(f"{n} {what}" for what, n in counts.items()) + " can be used")
     if len(refused):
         raise InputError(
-            f"{data}: mura train would refuse it, for {len(refused)} reason(s): {name_some(refused['where'])}"
+            f"{data}: mura train would refuse it, for {one_of(len(refused), 'reason')}: {name_some(refused['where'])}"
         )
 
 

@@ -27,9 +27,11 @@ def phantom(
     """
     from mura_fastai.data.phantom import make_phantom
     from mura_fastai.data.pixels import stderr_bar
+    from mura_fastai.text import one_of
 
     images = make_phantom(root, studies, seed, size, progress=stderr_bar("drawing studies"), one_view=one_view)
-    print(f"{root}: {images.study.nunique()} studies, {len(images)} images; next: mura train {root} --size 128")
+    counts = f"{one_of(images.study.nunique(), 'study')}, {one_of(len(images), 'image')}"
+    print(f"{root}: {counts}; next: mura train {root} --size 128")
 
 
 def summarize(
@@ -48,6 +50,7 @@ def summarize(
     from mura_fastai.data import studies
     from mura_fastai.data.pixels import stderr_bar
     from mura_fastai.data.sources import read_images
+    from mura_fastai.text import one_of
 
     images = read_images(
         data, source, max_bad=max_bad, seed=split_seed, allow_leaks=allow_leaks, decode=False,
@@ -61,7 +64,8 @@ def summarize(
         return
     shown = table.assign(abnormal_share=[f"{x:.1%}" if x == x else "n/a" for x in table.abnormal_share])
     print(shown.rename(columns=lambda c: c.replace("_", " ")).reset_index().to_string(index=False))
-    print(f"{tune} of train's studies are set aside as tune: epochs and thresholds are chosen on them alone")
+    aside = one_of(tune, "of train's studies is", "of train's studies are")
+    print(f"{aside} set aside as tune: epochs and thresholds are chosen on that alone")
     shared.print_skipped(skipped)
 
 
@@ -85,6 +89,7 @@ def prepare(
     """
     from mura_fastai.data.pixels import limit_bad, stderr_bar
     from mura_fastai.data.sources import read_images
+    from mura_fastai.text import one_of
 
     with shared.quiet_import():
         from mura_fastai.data.store import build_store, store_folder
@@ -115,8 +120,9 @@ def prepare(
     if as_json:
         shared.print_json(told)
         return
-    print(f"{store.path}: {told['images']} images of {size} px; all of the store is {told['bytes'] / 1e9:.2f} GB")
-    pace = f", {decoded / seconds:.0f} images a second" if decoded else ""
+    held = f"{one_of(told['images'], 'image')} of {size} px"
+    print(f"{store.path}: {held}; all of the store is {told['bytes'] / 1e9:.2f} GB")
+    pace = f", {one_of(round(decoded / seconds), 'image')} a second" if decoded else ""
     print(f"decoded {decoded} in {seconds:.1f} s{pace}; skipped {len(told['skipped'])}")
     shared.print_skipped(told["skipped"])
     if store.path.absolute() == cached:

@@ -77,17 +77,17 @@ def _threshold(text: str | None) -> float | str | None:
 
 def _warn_of(scores, data: Path | None, predictions: Path | None):
     "On stderr, what the scores do not rest on."
-    from mura_fastai.text import name_some
+    from mura_fastai.text import name_some, one_of
 
     for name, fault in {
         "missing": f"of {data} without a prediction, scored on the rest",
-        "extra": f"in {predictions} that are not in this split of {data}, not counted",
+        "extra": f"in {predictions} and not in this split of {data}, not counted",
         "repeated": f"on several lines of {predictions} with the same answer, counted once",
         "incomplete": "with views that could not be read, scored on the others",
     }.items():
         studies = scores.attrs.get(name)
         if studies:
-            print(f"{len(studies)} studies {fault}: {name_some(studies)}", file=sys.stderr)
+            print(f"{one_of(len(studies), 'study')} {fault}: {name_some(studies)}", file=sys.stderr)
     if scores.attrs.get("hard"):
         print(f"{predictions} holds decisions, no probabilities: no AUROC, for nothing is ranked", file=sys.stderr)
 
@@ -155,7 +155,9 @@ def _print_errors(interp, files: list[Path], k: int, as_json: bool):
     for row in top.itertuples():
         truth = f"{names[row.label]}, predicted {names[row.predicted]}"
         print(f"  {row.loss:5.2f}  p {row.p_abnormal:.2f}  {truth:<28}  {row.study} view {row.view}")
-    print(f"\n{len(files)} figures in {files[0].parent}: {', '.join(f.name for f in files)}")
+    from mura_fastai.text import one_of
+
+    print(f"\n{one_of(len(files), 'figure')} in {files[0].parent}: {', '.join(f.name for f in files)}")
 
 
 def _print_suspects(suspects, files: list[Path], k: int, as_json: bool):
@@ -210,7 +212,7 @@ def predict(
         raise InputError("no input given; name image files, a folder, a dataset's root or a CSV of image paths")
     preds = shared.experiment().predict(runs, inputs, out, format)
     from mura_fastai.results.tables import studies_of
-    from mura_fastai.text import name_some
+    from mura_fastai.text import name_some, one_of
 
     studies, skipped = studies_of(preds), preds.attrs["skipped"]
     incomplete = studies.study[studies.n_unreadable > 0].tolist()
@@ -218,10 +220,11 @@ def predict(
     for row in skipped:
         print(f"skipped {row['path']}: {row['reason']}", file=sys.stderr)
     if incomplete:
-        print(f"{len(incomplete)} studies lack views that could not be read: {name_some(incomplete)}", file=sys.stderr)
+        lack = one_of(len(incomplete), "study lacks", "studies lack")
+        print(f"{lack} views that could not be read: {name_some(incomplete)}", file=sys.stderr)
     if undecided:
         print(
-            f"{len(undecided)} studies without a readable image are not in {out}: {name_some(undecided)}; "
+            f"{one_of(len(undecided), 'study')} without a readable image, not in {out}: {name_some(undecided)}; "
             "the competition's script does not count such studies and does not say so",
             file=sys.stderr,
         )
@@ -233,6 +236,7 @@ def predict(
     columns = ["study", "region", "n_views", *(["n_unreadable"] if incomplete else []), "p_abnormal", "abnormal"]
     print(studies[columns].head(10).round(3).to_string(index=False))
     if len(studies) > 10:
-        print(f"... and {len(studies) - 10} more studies, less suspicious than these")
+        print(f"... and {one_of(len(studies) - 10, 'more study')}, less suspicious than these")
     what = "all images" if written == "table" else "a decision for each study, in the competition's format,"
-    print(f"{len(preds)} images, {len(studies)} studies, {len(skipped)} skipped; {what} in {out}")
+    counts = f"{one_of(len(preds), 'image')}, {one_of(len(studies), 'study')}"
+    print(f"{counts}, {len(skipped)} skipped; {what} in {out}")

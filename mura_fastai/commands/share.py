@@ -17,7 +17,7 @@ def demo(
 ):
     """The whole job on invented radiographs, in three minutes.
 
-    Two networks are trained, scored, compared and drawn.
+    Two networks are trained, scored, compared and drawn. What was interrupted goes on where it is given again.
 
     \b
     mura demo

@@ -14,7 +14,7 @@ from mura_fastai.files import read_yaml, replacing
 from mura_fastai.results.pictures import check_picture
 from mura_fastai.results.shortcuts import ALL, followed, shortcuts
 from mura_fastai.results.tables import read_predictions
-from mura_fastai.text import aligned, plain_rows, short, with_interval
+from mura_fastai.text import aligned, one_of, plain_rows, short, with_interval
 
 
 def format_shortcuts(
@@ -36,7 +36,7 @@ def format_shortcuts(
     ]
     t = table.attrs
     note = (
-        f"{t['studies']} studies ({t['abnormal']} abnormal) of {t['patients']} patients; "
+        f"{one_of(t['studies'], 'study')} ({t['abnormal']} abnormal) of {one_of(t['patients'], 'patient')}; "
         f"{t['folds']} folds by patient, {t['repeats']} times;\n"
         f"95 % intervals: bootstrap of patients, {t['n_boot']} draws"
     )
@@ -54,7 +54,7 @@ def meaning(
         return "One class, or too few patients: nothing can be said."
     every = table.loc[ALL]
     if main == "rho" and table.attrs["studies"] < 50:
-        return f"{table.attrs['studies']} studies are too few to say more."
+        return f"{one_of(table.attrs['studies'], 'study is', 'studies are')} too few to say more."
     if main == "rho":
         first, shown = table.index[0], with_interval(every["rho"], every["rho_lo"], every["rho_hi"], 2)
         return (
@@ -116,7 +116,7 @@ def audit_shortcuts(
     known = read_traits(images, stderr_bar("reading images"))
     if known["width"].isna().all():
         raise InputError(
-            f"{data}: none of {len(images)} images can be read, such as {images.path.iloc[0]}; is it there?"
+            f"{data}: none of {one_of(len(images), 'image')} can be read, such as {images.path.iloc[0]}; is it there?"
         )
     tables = {"shortcuts": shortcuts(images, known, **kwargs), "followed": None, "images": images}
     if preds is not None:

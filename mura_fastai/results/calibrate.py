@@ -15,6 +15,7 @@ from mura_fastai.files import read_yaml, write_text
 from mura_fastai.results.intervals import asymptotic_bounds
 from mura_fastai.results.measures import METRICS, RATES, confusion, cross_entropy
 from mura_fastai.results.pooling import POOLS, to_studies
+from mura_fastai.text import one_of
 
 FORMAT = 1  # of decision.yaml
 RULES = "kappa, youden, or a wanted sensitivity such as sensitivity=0.9"
@@ -162,15 +163,16 @@ def choose_decision(
     reported = studies["split"].isin(("valid", "test"))
     if reported.any() and not tune_on_reported:
         raise InputError(
-            f"{reported.sum()} of these studies are of valid or test, which are reported: choose on tune, "
+            f"{one_of(reported.sum(), 'study')} of valid or test, which are reported, among these: choose on tune, "
             "or say tune_on_reported (--tune-on-reported) and that the score is too good"
         )
     if (studies["split"] == "train").any():
         raise InputError("rows of train are among those to choose on: the network knows them; choose on tune")
     abnormal = int(studies["label"].sum())
     if min(abnormal, len(studies) - abnormal) < least:
+        there = f"{one_of(len(studies), 'study')} to choose on, {abnormal} abnormal"
         raise InputError(
-            f"{len(studies)} studies to choose on, {abnormal} abnormal: at least {least} of each label are needed; "
+            f"{there}: at least {least} of each label are needed; "
             "give a threshold, or ask for fewer (mura calibrate --least 1)"
         )
     regions = {}
@@ -255,7 +257,7 @@ def _both_classes(label, p):
     label, p = np.asarray(label, float), np.asarray(p, float)
     if len(set(label)) < 2:
         raise InputError(
-            f"{len(label)} studies of one class: a threshold or temperature needs normal and abnormal ones"
+            f"{one_of(len(label), 'study')} of one class: a threshold or temperature needs normal and abnormal ones"
         )
     return label, p
 

@@ -19,7 +19,7 @@ from mura_fastai.data.sources import find_source
 from mura_fastai.data.store import auto_store
 from mura_fastai.errors import InputError
 from mura_fastai.files import refuse_closed, replacing
-from mura_fastai.results.calibrate import decide_together
+from mura_fastai.results.calibrate import Decision, decide_together
 from mura_fastai.results.compare import compare
 from mura_fastai.results.competition import competition_folders, write_competition
 from mura_fastai.results.figures import figures
@@ -27,17 +27,19 @@ from mura_fastai.results.heatmaps import HeatMapper
 from mura_fastai.results.interpret import MuraInterpretation
 from mura_fastai.results.measures import cross_entropy
 from mura_fastai.results.metrics import check_interval
+from mura_fastai.results.moments import Moment
 from mura_fastai.results.predict import predict_images
 from mura_fastai.results.repeats import decided_studies, evaluate_repeats, refuse_interval, repeats_of
 from mura_fastai.results.review import read_review, review_result, write_review
-from mura_fastai.results.scoring import decision_of, evaluate_run, predictions_of, warn_of_seen
+from mura_fastai.results.scoring import evaluate_run, warn_of_seen
 from mura_fastai.results.suspects import spare_reader, suspects_of_run, write_suspects
 from mura_fastai.results.tables import write_predictions
+from mura_fastai.text import one_of
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.recipes import recipe_settings
 from mura_fastai.training.repeats import check_repeats, is_finished, is_repeats, read_repeats, sub_runs, train_repeats
-from mura_fastai.training.resume import resume_run
+from mura_fastai.training.resume import refuse_edited, resume_run
 from mura_fastai.training.runs import FORM, load_run, read_settings, train_run
 
 
@@ -62,7 +64,7 @@ def train(
     if recipe is not None:
         settings = recipe_settings(recipe, **settings)
         arch, size, epochs = (settings[k] for k in ("arch", "size", "epochs"))
-        print(f"recipe {recipe}: {arch} at {size} px, {epochs} epochs", file=sys.stderr)
+        print(f"recipe {recipe}: {arch} at {size} px, {one_of(epochs, 'epoch')}", file=sys.stderr)
     repeated = folds is not None or seeds != 1
     if repeated:
         check_repeats(folds, seeds)
@@ -83,16 +85,12 @@ def train(
     where = str(Path(data).expanduser().absolute())
     told = dict(path=where, source=source, split_seed=split_seed, phantom=is_phantom(data))
     told |= {"allow_leaks": True} if allow_leaks else {}
+    told |= {} if regions is None else {"regions": regions if isinstance(regions, str) else list(regions)}
     if repeated:
-        images = read()
-        if size:
-            # Once for all folds: some of them alone would find another place in the cache.
-            settings["store"] = auto_store(images, size, stderr_bar("decoding images"))
         evaluate = partial(evaluate_run, ci=ci)
-        out = train_repeats(images, out, evaluate, folds, seeds, max_bad=max_bad, data=told, **settings)
+        out = train_repeats(read, out, evaluate, folds, seeds, max_bad=max_bad, data=told, **settings)
         return out, evaluate_repeats(out, ci)
-    asked = {} if regions is None else {"regions": regions if isinstance(regions, str) else list(regions)}
-    out = train_run(read, out, max_bad=max_bad, data=told | asked, **settings)
+    out = train_run(read, out, max_bad=max_bad, data=told, **settings)
     with saying_how_to_go_on(out):
         return out, evaluate_run(out, ci=ci)
 
@@ -108,9 +106,13 @@ def resume(
     check_interval(ci)
     if is_repeats(run):
         told = read_repeats(run)[0]
-        if not told["data"].get("path"):
+        data, settings = told.get("data") or {}, told.get("settings") or {}
+        if not data.get("path"):
             raise InputError(f"{run}: repeats.yaml names no data; call train_repeats with them again, it goes on")
-        data, settings = told["data"], told["settings"] | {"seed": told["seeds"][0], "num_workers": num_workers}
+        refuse_edited(data)
+        settings = settings | {"seed": told["seeds"][0], "num_workers": num_workers}
+        if isinstance(settings.get("store"), str) and not Path(settings["store"]).exists():
+            settings["store"] = True
         return train(
             data["path"], run, data.get("source"), data.get("regions"), data.get("split_seed", 0),
             data.get("allow_leaks", False),
@@ -177,9 +179,10 @@ def arm_of(
         raise InputError(f"{run}: not one recipe ({' and '.join(sorted(recipes))}); give them apart")
     tables = []
     for one in each:
-        preds = predictions_of(one, data, split, source)
+        now = Moment(one)
+        preds = now.predictions(data, split, source)
         warn_of_seen([one], preds)
-        tables.append(decision_of(one).apply(preds))
+        tables.append(now.decision().apply(preds))
     common = os.path.commonprefix([one.name for one in each]).rstrip("-_. ")
     return tables, (common if len(each) > 1 and common else each[0].name)
 
@@ -202,7 +205,7 @@ def interpret_run(
     "`mura interpret`: confusion matrices, curves and top losses, drawn into the run's folder `figures`."
     interp = MuraInterpretation.from_run(run, data, split, source)
     if heat:
-        interp.learn = load_run(run)
+        interp.learn = interp.learn or load_run(run)
         try:
             HeatMapper(interp.learn, method=heat)
         except InputError as e:  # a network without places: all else can be drawn
@@ -263,7 +266,7 @@ def predict(
     folders = competition_folders(inputs, format)
     images = input_images(inputs)
     warn_of_seen(runs, images)
-    tables = [predict_images(load_run(run), images) for run in runs]
+    tables, decisions = zip(*(_said_by(Moment(run), images) for run in runs), strict=True)
     preds = tables[0].assign(p_abnormal=sum(t.p_abnormal for t in tables) / len(tables))
     preds["loss"] = cross_entropy(preds.label, preds.p_abnormal)
     if all("attention" in t for t in tables):
@@ -271,8 +274,9 @@ def predict(
     else:  # what one run looked at says nothing of the others
         preds = preds.drop(columns="attention", errors="ignore")
     if preds.empty:
-        raise InputError(f"none of {len(images)} images can be read, such as {name_skipped(preds.attrs['skipped'][0])}")
-    studies = decide_together(tables, [decision_of(run) for run in runs]).set_index("study")
+        bad = name_skipped(preds.attrs["skipped"][0])
+        raise InputError(f"none of {one_of(len(images), 'image')} can be read, such as {bad}")
+    studies = decide_together(tables, decisions).set_index("study")
     preds["p_study"], preds["abnormal"] = (preds["study"].map(studies[c]) for c in ("p_abnormal", "abnormal"))
     preds.attrs["format"] = "competition" if folders else "table"
     if folders:
@@ -283,6 +287,11 @@ def predict(
     elif out is not None:
         write_predictions(preds, Path(out))
     return preds
+
+
+def _said_by(now: Moment, images: pd.DataFrame) -> tuple[pd.DataFrame, Decision]:
+    "What a run predicts, and how it decides."
+    return predict_images(now.learn, images), now.decision()
 
 
 def find_lr(

@@ -22,10 +22,10 @@ from .heatmaps import heat_maps
 from .labelled import labelled, scores_of
 from .measures import confusion, cross_entropy, kappa
 from .metrics import format_scores, name_of, score
+from .moments import Moment
 from .pages import image_page, study_page
 from .pictures import COLOURS, NOT_TO_SHARE, draw_confusion, headed, new_figure, plain_text, tidy
 from .predict import predict_images
-from .scoring import decision_of, predictions_of
 from ..training.runs import load_run, read_settings
 
 # %% ../../nbs/41_results.interpret.ipynb #652b4a71
@@ -78,7 +78,9 @@ class MuraInterpretation(Interpretation):
         source: str | None = None,  # of data: mura, fracatlas, folder or csv
     ):
         "What a finished run predicts, decided as it decides; its network is loaded when heat maps are asked for."
-        return cls(predictions_of(run, data, split, source), decision=decision_of(run), run=run)
+        now = Moment(run)
+        preds = now.predictions(data, split, source)
+        return cls(preds, decision=now.decision(), run=run, learn=now.loaded)
 
     def _decide_images(self, table):
         "Each image as if it were a study of its own."

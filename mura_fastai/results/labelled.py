@@ -8,7 +8,7 @@ import pandas as pd
 from mura_fastai.errors import InputError
 from mura_fastai.results.calibrate import Decision
 from mura_fastai.results.metrics import score
-from mura_fastai.text import with_interval
+from mura_fastai.text import one_of, with_interval
 
 MANY = 5000  # rows above which the legends have no intervals: BCa's would take minutes, and be narrow
 
@@ -34,7 +34,7 @@ def labelled(
     p = pd.to_numeric(rows["p_abnormal"], errors="coerce").astype(float)
     if not p.between(0, 1).all():
         raise InputError(
-            f"p_abnormal is no number from 0 to 1 in {(~p.between(0, 1)).sum()} rows: drop or correct them"
+            f"p_abnormal is no number from 0 to 1 in {one_of((~p.between(0, 1)).sum(), 'row')}: drop or correct them"
         )
     rows = rows.assign(study=names, region=region, patient=patient, p_abnormal=p, label=rows["label"].astype(float))
     own = [c for c in ("predicted", "abnormal") if c in rows]
@@ -73,8 +73,8 @@ def counted(
     rows: pd.DataFrame,  # from `labelled`
 ) -> str:
     "What the rows are, in words."
-    n, patients, share = len(rows), rows["patient"].nunique(), rows["label"].mean()
-    return f"{n:,} {'images' if 'path' in rows else 'studies'} of {patients:,} patients, {share:.0%} abnormal"
+    n = one_of(len(rows), "image" if "path" in rows else "study")
+    return f"{n} of {one_of(rows['patient'].nunique(), 'patient')}, {rows['label'].mean():.0%} abnormal"
 
 
 def score_in_words(

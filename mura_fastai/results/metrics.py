@@ -18,7 +18,7 @@ from .calibrate import Decision, choose_decision, is_decided, studies_as_decided
 from .intervals import asymptotic_bounds, bootstrap_bounds, kappa_variance
 from .measures import METRICS, confusion, cross_entropy, point_scores
 from .pooling import to_studies
-from ..text import aligned, one_line, plain_rows, ruled, short, with_interval
+from ..text import aligned, one_line, one_of, plain_rows, ruled, short, with_interval
 
 # %% ../../nbs/40_results.metrics.ipynb #f0a117ec
 INTERVALS = ("bootstrap", "asymptotic", "official", None)
@@ -72,8 +72,9 @@ def _choose(preds, rule, pool, tune, tune_on_reported) -> Decision:
         return choose_decision(rows, rule, temperature=False, pool=pool, least=1, tune_on_reported=True)
     both = set(to_studies(tune, pool)["patient"]) & set(to_studies(preds, pool)["patient"])
     if both and not tune_on_reported:
+        who = one_of(len(both), "patient is", "patients are")
         raise InputError(
-            f"{len(both)} patients are in the rows to choose on and in those reported, such as {min(both)}: leave them "
+            f"{who} in the rows to choose on and in those reported, such as {min(both)}: leave them "
             "out of one, or say tune_on_reported (--tune-on-reported)"
         )
     # Apart from those reported, other valid rows may choose; those of train never, since the network knows them.

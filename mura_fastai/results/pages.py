@@ -5,6 +5,7 @@ import pandas as pd
 from mura_fastai.data.studies import LABEL_NAMES
 from mura_fastai.results.overlays import draw_heat, draw_heat_bar
 from mura_fastai.results.pictures import VERDICTS, draw_picture, picture_page, plain_text
+from mura_fastai.text import one_of
 
 
 def _caption(row):
@@ -76,7 +77,7 @@ def study_page(
     for block, (_, row) in zip(axs, rows.iterrows(), strict=True):
         mine = views[row["study"]]
         (verdict, truth, region), colour = _caption(row)
-        more = f", {len(mine) - columns} more views not shown" if len(mine) > columns else ""
+        more = f", {one_of(len(mine) - columns, 'more view')} not shown" if len(mine) > columns else ""
         title = f"{verdict}, {truth}\n{region}, {plain_text(row['study'], 40)}{more}"
         block[0, 0].set_title(title, fontsize=10, loc="left", parse_math=False)
         top = None if heats is None else _hottest([heats[n] for n in mine.index])

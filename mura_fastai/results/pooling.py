@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
-from ..text import name_some
+from ..text import name_some, one_of
 
 # %% ../../nbs/40_results.pooling.ipynb #e95266ba
 def pool_mean(
@@ -96,7 +96,8 @@ def to_studies(
     if not len(preds):
         raise InputError("the predictions table holds no rows: nothing to score")
     if preds["study"].isna().any():
-        raise InputError(f"{preds['study'].isna().sum()} rows name no study: fill the column or drop the rows")
+        lost = one_of(preds["study"].isna().sum(), "row names", "rows name")
+        raise InputError(f"{lost} no study: fill the column or drop the rows")
     p, label = _probabilities(preds), _labels(preds)
     codes, names = pd.factorize(preds["study"])
     order, first = np.lexsort((p, codes)), np.unique(codes, return_index=True)[1]

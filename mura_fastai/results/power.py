@@ -6,7 +6,7 @@ from scipy.stats import norm
 
 from mura_fastai.errors import InputError
 from mura_fastai.results.intervals import kappa_variance
-from mura_fastai.text import aligned, plain_rows, short
+from mura_fastai.text import aligned, one_of, plain_rows, short
 
 # Studies of MURA: a region of the public valid set in the mean, the hidden test, the public valid set.
 SIZES = {"a region of MURA's valid set": 171, "MURA's hidden test": 207, "MURA's valid set": 1199}
@@ -44,7 +44,7 @@ def _check(sizes, **shares):
             raise InputError(f"{name} is {value}: give a number between {low} and {high}")
     for name, n in sizes.items():
         if n < 2:
-            raise InputError(f"{name}: {n} studies; give at least 2")
+            raise InputError(f"{name}: {one_of(n, 'study')}; give at least 2")
 
 
 def power(

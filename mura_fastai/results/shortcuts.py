@@ -20,6 +20,7 @@ from mura_fastai.results.guessing import (
     with_bounds,
 )
 from mura_fastai.results.pooling import to_studies
+from mura_fastai.text import one_of
 
 # Name of a group -> columns of the traits table (and region and n_views, which the studies table has)
 GROUPS = {
@@ -84,7 +85,7 @@ def _verdict(row: pd.Series, group: str) -> str:
 def _ready(images: pd.DataFrame, traits: pd.DataFrame | None, n_boot: int, folds: int) -> pd.DataFrame:
     "The labelled studies with their traits, in an order that does not depend on that of the rows."
     if n_boot < 1 or folds < 2:
-        raise InputError(f"{n_boot} draws and {folds} folds: give at least 1 draw and 2 folds")
+        raise InputError(f"{one_of(n_boot, 'draw')} and {one_of(folds, 'fold')}: give at least 1 draw and 2 folds")
     if "path" not in images:
         raise InputError("the table has no column path: traits are read from the images, give a row an image")
     images = images[images["label"].notna()] if "label" in images else images[:0]

@@ -19,13 +19,13 @@ from mura_fastai.data.studies import LABEL_NAMES
 from mura_fastai.errors import InputError
 from mura_fastai.files import replacing
 from mura_fastai.results.measures import auroc
+from mura_fastai.results.moments import Moment
 from mura_fastai.results.pages import attention_of
 from mura_fastai.results.pictures import VERDICTS
 from mura_fastai.results.pooling import to_studies
 from mura_fastai.results.repeats import decided_studies, out_of_fold, repeats_of
-from mura_fastai.results.scoring import decision_of, predictions_of
 from mura_fastai.results.sheets import Entry, contact_sheet, write_pages
-from mura_fastai.text import aligned, one_line, short
+from mura_fastai.text import aligned, one_line, one_of, short
 from mura_fastai.training.repeats import is_repeats
 from mura_fastai.training.runs import read_table
 
@@ -92,8 +92,9 @@ def find_suspects(
     known = studies[studies["label"].notna()]
     trained = int((known["split"] == "train").sum())
     if trained:
+        are = "is" if trained == 1 else "are"
         raise InputError(
-            f"{trained} of {len(known)} studies are of train, whose labels the network has learnt; {REMEDY}"
+            f"{trained} of {len(known)} studies {are} of train, whose labels the network has learnt; {REMEDY}"
         )
     label, p = known["label"].to_numpy(int), known["p_abnormal"].to_numpy(float)
     numbers = np.bincount(label, minlength=2)
@@ -150,11 +151,12 @@ def out_of_sample(
         return _mean_of_seeds(run), out_of_fold(run)
     if split == "train":
         raise InputError(f"{run}: was trained on its train rows and has learnt their labels; {REMEDY}")
-    preds, own = predictions_of(run, data, split, source), read_table(Path(run) / "images.csv")
+    now = Moment(run)
+    preds, own = now.predictions(data, split, source), read_table(Path(run) / "images.csv")
     trained = int(preds["path"].isin(own["path"][own["split"] == "train"]).sum())
     if trained:
-        raise InputError(f"{run}: was trained on {trained} of these {len(preds)} images; {REMEDY}")
-    return decision_of(run).apply(preds), preds
+        raise InputError(f"{run}: was trained on {trained} of these {one_of(len(preds), 'image')}; {REMEDY}")
+    return now.decision().apply(preds), preds
 
 
 def _mean_of_seeds(run: str | Path) -> pd.DataFrame:
@@ -272,7 +274,7 @@ def format_suspects(
     "The first of the list, and what it means and what not, up to 100 characters wide."
     how = suspects.attrs
     each = [f"{how['suspects'][w]} of {how['labelled'][w]} labelled {w}" for w in LABEL_NAMES]
-    lines = [f"Suspect labels: {len(suspects)} of {how['studies']} studies, {' and '.join(each)}"]
+    lines = [f"Suspect labels: {len(suspects)} of {one_of(how['studies'], 'study')}, {' and '.join(each)}"]
     if len(suspects):
         rows = [("", "p", "label", "looks", "views", "study")]
         for r in suspects[:k].itertuples():
@@ -288,7 +290,8 @@ def format_suspects(
         f"errors with them; its AUROC on these labels is {short(how['auroc'])}.",
     ]
     if "tune" in how["splits"]:
-        told += [f"{how['splits']['tune']} studies are of tune: epoch and threshold were chosen by their labels."]
+        tune = one_of(how["splits"]["tune"], "study is", "studies are")
+        told += [f"{tune} of tune: epoch and threshold were chosen by such labels."]
     return "\n".join([*lines, "", *(line for text in told for line in textwrap.wrap(text, 98))])
 
 

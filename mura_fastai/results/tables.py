@@ -12,6 +12,7 @@ from mura_fastai.results.calibrate import is_decided, read_decision, studies_as_
 from mura_fastai.results.competition import is_competition, read_competition, without_ranking
 from mura_fastai.results.metrics import always_normal, region_baseline, score, scores_to_json
 from mura_fastai.results.pooling import to_studies
+from mura_fastai.text import one_of
 
 _TEXT = ("path", "split", "region", "patient", "study")
 
@@ -48,7 +49,8 @@ def read_predictions(
         wrong = preds[count].notna() & ~((n >= 0) & (n % 1 == 0))
         if wrong.any():
             shown = str(preds[count][wrong].iloc[0])[:100]
-            raise InputError(f"{file}: {count} is {shown!r} in {wrong.sum()} rows; it must be a whole number, or empty")
+            rows = one_of(wrong.sum(), "row")
+            raise InputError(f"{file}: {count} is {shown!r} in {rows}; it must be a whole number, or empty")
     return preds
 
 

@@ -9,7 +9,7 @@ from scipy.special import stdtrit
 from mura_fastai.results.measures import ratio
 from mura_fastai.results.metrics import name_of
 from mura_fastai.results.pictures import plain_text
-from mura_fastai.text import aligned, plain_rows, ruled, short, with_interval
+from mura_fastai.text import aligned, one_of, plain_rows, ruled, short, with_interval
 
 
 def comparisons(
@@ -113,7 +113,7 @@ def format_comparison(
             lines = ruled(aligned(rows, right=(1, 2, 3, 4, 6, 7)))
             blocks.append("\n".join([f"{name_of(m)}: {name} against {first}", *lines]))
     left_out = sum(attrs["left_out"].values())
-    common = f"{attrs['n_common']} studies that all have, {left_out} left out"
+    common = f"{one_of(attrs['n_common'], 'study')} that all have, {left_out} left out"
     note = [f"{common}; 95 % intervals by {attrs['n_boot']} draws of patients."]
     note += [f"{name}: {how}." for name, how in attrs["decided"].items()]
     note += [f"p of {name_of(m)}: {test}." for m, test in attrs["tests"].items()]

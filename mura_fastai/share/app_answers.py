@@ -21,9 +21,9 @@ from mura_fastai.data.pixels import decode_grey, pad_square
 from mura_fastai.errors import BadImage, InputError
 from mura_fastai.models.views import StudyNet
 from mura_fastai.results.heatmaps import HeatMapper, heat_on, overlay
-from mura_fastai.results.scoring import decision_of
+from mura_fastai.results.moments import Moment
 from mura_fastai.share.app_record import read_record
-from mura_fastai.training.runs import load_run, read_settings
+from mura_fastai.training.runs import read_settings
 
 FORMATS = ("PNG", "JPEG")  # two of Pillow's parsers are enough for a page that others may reach
 SHOWN = 640  # px of the longer side of a picture in the page
@@ -115,8 +115,8 @@ class LoadedRun:
         run: str | Path,  # a run's folder
     ):
         self.settings, self.name = read_settings(run), Path(run).resolve().name
-        self.learn, self.decision = load_run(run), decision_of(run)
-        self.record = read_record(run, self.decision)
+        now = Moment(run)
+        self.learn, self.decision, self.record = now.learn, now.decision(), read_record(now)
         self.codes = self.learn.dls.vocab[0].o2i
         self.regions = [r for r in self.learn.dls.vocab[0] if r != "#na#"]
         self.why_no_heat = ""

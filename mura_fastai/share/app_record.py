@@ -1,16 +1,13 @@
 """What a run's own valid studies say of one probability: how often such a study was abnormal, and how sure that is."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from mura_fastai.results.calibrate import Decision
 from mura_fastai.results.intervals import wilson
 from mura_fastai.results.metrics import score
-from mura_fastai.results.scoring import KEPT
-from mura_fastai.results.tables import read_predictions
+from mura_fastai.results.moments import Moment
 from mura_fastai.training.runs import read_table
 
 FEW = 20  # studies; below that number a share or a score says next to nothing
@@ -95,18 +92,16 @@ class Record:
 
 
 def read_record(
-    run: str | Path,  # a run's folder
-    decision: Decision,  # how it decides
+    now: Moment,  # of a run
 ) -> Record:  # without studies where the run keeps no predictions of its valid rows
     "What a run knows of itself. Nothing is predicted for it."
-    run = Path(run)
-    images = read_table(run / "images.csv")
+    decision, images = now.decision(), read_table(now.run / "images.csv")
     train = images[images["split"] == "train"]
     abnormal = train["label"].astype(float).groupby(train["region"])
     bases = pd.DataFrame(dict(images=abnormal.size(), share=abnormal.mean()))
     bases.loc["all"] = len(train), train["label"].astype(float).mean()
-    file = run / KEPT["valid"]
-    preds = read_predictions(file) if file.exists() else pd.DataFrame(columns=["label"])
+    preds = now.kept_predictions("valid")
+    preds = pd.DataFrame(columns=["label"]) if preds is None else preds
     preds = preds[preds["label"].notna()]
     if preds.empty:
         empty = pd.DataFrame(columns=["study", "region", "patient", "label", "p_abnormal", "abnormal"])

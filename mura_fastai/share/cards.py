@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from fastai.learner import Learner
 from fastcore.xml import FT, Article, B, Div, Figcaption, Figure, Header, Img, Input, Label, P, Small, Span, ft
 from PIL import Image
 
@@ -85,14 +86,14 @@ def views_of(
 
 def maps_of(
     views: pd.DataFrame,  # images; a column `fold` says which of several runs predicted them
-    runs: dict,  # fold -> folder of the run; None for the only one
+    runs: dict,  # fold -> folder of the run, or its Learner; None for the only one
 ) -> list:  # of maps, or None
     "Heat maps by the network that predicted each image. InputError: no weights, or a network that gives no maps."
     maps = [None] * len(views)
     for fold, run in runs.items():
         which = np.arange(len(views)) if fold is None else np.flatnonzero(views["fold"] == fold)
         if len(which):
-            found = heat_maps(load_run(run), views.iloc[which], num_workers=1)
+            found = heat_maps(run if isinstance(run, Learner) else load_run(run), views.iloc[which], num_workers=1)
             for i, heat in zip(which, found, strict=True):
                 maps[i] = heat
     return maps

@@ -1,6 +1,7 @@
 """The whole job in three minutes, on invented radiographs: two networks trained, scored, compared, drawn."""
 
 import hashlib
+import shlex
 import shutil
 import sys
 import time
@@ -16,12 +17,15 @@ from mura_fastai.data.phantom import make_phantom
 from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.studies import LABEL_NAMES, mura_images, summarize
 from mura_fastai.errors import InputError
-from mura_fastai.results.experiment import interpret_run, train
+from mura_fastai.results.experiment import interpret_run, resume, train
 from mura_fastai.results.interpret import MuraInterpretation
 from mura_fastai.results.measures import auroc
 from mura_fastai.results.pictures import COLOURS, VERDICTS, draw_confusion, draw_picture
+from mura_fastai.results.scoring import evaluate_run
 from mura_fastai.share.report import write_report
-from mura_fastai.text import aligned, ruled
+from mura_fastai.text import aligned, one_of, ruled
+from mura_fastai.training.interrupts import saying_how_to_go_on
+from mura_fastai.training.runs import read_settings
 
 ARCHS = ("mura_cnn", "resnet10t")  # both from random weights: the demo needs no network
 
@@ -56,23 +60,43 @@ def demo(
     seed: int = 0,  # of weights, order and augmentation
     archs: tuple[str, ...] = ARCHS,  # networks to compare, from random weights
 ) -> Path:  # the folder
-    "`mura demo`: make a phantom, train networks on it, print their scores side by side, draw and report all of it."
+    """`mura demo`: make a phantom, train networks on it, print their scores side by side, draw and report all of it.
+
+    One that was interrupted goes on where it is given the same again. Raises `InputError` for a folder that holds a
+    whole demo, or runs of other settings."""
     started = time.perf_counter()
     folder = Path(folder or Path("runs") / f"demo-{time.strftime('%Y%m%d-%H%M%S')}")
-    taken = [folder / arch for arch in archs if (folder / arch / "settings.yaml").exists()]
-    if taken:
-        raise InputError(f"{taken[0]}: holds a run already; choose another folder (--out) or remove it")
+    told = dict(out=folder, studies=studies, epochs=epochs, size=size, seed=seed)
+    command = shlex.join(["mura", "demo", *(str(o) for k, v in told.items() for o in (f"--{k}", v))])
+    with saying_how_to_go_on(folder, command):
+        _make_demo(folder, studies, archs, dict(size=size, epochs=epochs, bs=bs, seed=seed, pretrained=False))
+    print(f"{time.perf_counter() - started:.0f} s in all", file=sys.stderr)
+    return folder
+
+
+def _make_demo(folder: Path, studies: int, archs: tuple[str, ...], settings: dict):
+    "What `demo` does; `settings` are those of `train`."
+    begun = {arch: folder / arch for arch in archs if (folder / arch / "settings.yaml").exists()}
+    if begun and (folder / "report.html").exists():  # which comes last
+        raise InputError(f"{folder}: holds a demo already; choose another folder (--out) or remove it")
     root, images = demo_phantom(studies)
+    for arch, run in begun.items():
+        _refuse_other(run, {**settings, "arch": arch}, root)
     counts = summarize(images).xs("all", level="region")
     print(f"Invented radiographs in MURA's layout: {root}")
     for split, row in counts.iterrows():
-        print(f"  {split}: {row.studies:.0f} studies, {row.images:.0f} images, {row.abnormal_share:.0%} abnormal")
+        held = f"{one_of(int(row.studies), 'study')}, {one_of(int(row.images), 'image')}"
+        print(f"  {split}: {held}, {row.abnormal_share:.0%} abnormal")
     scores, interps = {}, {}
     for arch in archs:
-        print(f"\n{arch}, {epochs} epochs at {size} px, from random weights", file=sys.stderr)
-        run, scores[arch] = train(
-            root, folder / arch, "mura", arch=arch, size=size, epochs=epochs, bs=bs, seed=seed, pretrained=False
-        )
+        how = f"{one_of(settings['epochs'], 'epoch')} at {settings['size']} px, from random weights"
+        print(f"\n{arch}, {how}", file=sys.stderr)
+        if arch in begun:
+            run, scores[arch] = resume(begun[arch])
+            if scores[arch] is None:  # it was whole
+                scores[arch] = evaluate_run(run)
+        else:
+            run, scores[arch] = train(root, folder / arch, "mura", arch=arch, **settings)
         interps[arch], _ = interpret_run(run)
     print(f"\nScores of {len(interps[archs[0]].studies)} valid studies, which nothing was chosen on:\n")
     print(compare_scores(scores))
@@ -84,8 +108,17 @@ def demo(
     report = write_report([folder / arch for arch in archs], folder / "report.html")[0]
     print(f"\nLook at {picture}, then open {report} in a browser: scores, plots, the worst errors with heat maps.")
     print(f"Go on with: mura app {first}, mura predict {first} FILES, mura train YOUR-DATA --help")
-    print(f"{time.perf_counter() - started:.0f} s in all", file=sys.stderr)
-    return folder
+
+
+def _refuse_other(run: Path, settings: dict, data: Path):
+    "Raise `InputError` for a run that is not what this demo would train."
+    there = read_settings(run)
+    there, asked = there | {"data": (there.get("data") or {}).get("path")}, settings | {"data": str(data)}
+    if changed := [k for k in asked if there.get(k) != asked[k]]:
+        k = changed[0]
+        raise InputError(
+            f"{run}: was begun with {k} {there.get(k)}, now {k} {asked[k]}; choose another folder (--out), or remove it"
+        )
 
 
 def compare_scores(

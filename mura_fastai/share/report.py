@@ -18,9 +18,10 @@ from mura_fastai.share.report_card import KINDS, card_section, reproduce_section
 from mura_fastai.share.report_compare import compared, comparison_section, sentences, side_by_side
 from mura_fastai.share.report_data import data_section, shortcut_section, training_section
 from mura_fastai.share.report_facts import Facts, facts_of
-from mura_fastai.share.report_parts import bullets, contents, note, notice, one_of, section, table
+from mura_fastai.share.report_parts import bullets, contents, note, notice, section, table
 from mura_fastai.share.report_plots import plots_of
 from mura_fastai.share.report_scores import confusions, key_figures, scores_section, verdict
+from mura_fastai.text import one_of
 
 STYLE = report_parts.STYLE + report_scores.STYLE + charts.STYLE + cards.STYLE
 
@@ -189,7 +190,7 @@ def losses_section(
         "labels are wrong themselves; some findings cannot be seen on the views that there are."
     )
     if pixels and facts.there:
-        runs = {None: facts.run} if not facts.plan else dict(enumerate(facts.subs))
+        runs = {None: facts.interp.learn or facts.run} if not facts.plan else dict(enumerate(facts.subs))
         if facts.plan and not facts.plan.get("folds"):
             runs = {None: facts.subs[0]}
         shown, fault = cards.cards(rows, facts.interp.preds, runs, facts.key)

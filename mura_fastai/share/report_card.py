@@ -8,8 +8,8 @@ from fastcore.xml import FT, Code, Li, P, Ul
 
 from mura_fastai.data.studies import REGIONS
 from mura_fastai.share.report_facts import Facts
-from mura_fastai.share.report_parts import bullets, command, folded, listed, note, one_of, section
-from mura_fastai.text import short
+from mura_fastai.share.report_parts import bullets, command, folded, listed, note, section
+from mura_fastai.text import one_of, short
 from mura_fastai.training.fitting import CHANGES
 
 

@@ -11,8 +11,8 @@ from mura_fastai.results.curves import kept_epoch, read_history
 from mura_fastai.share.charts import interval_bar
 from mura_fastai.share.report_card import KINDS
 from mura_fastai.share.report_facts import Facts
-from mura_fastai.share.report_parts import folded, note, notice, one_of, section, table
-from mura_fastai.text import with_interval
+from mura_fastai.share.report_parts import folded, note, notice, section, table
+from mura_fastai.text import one_of, with_interval
 
 NAMED = 200  # left-out files of one reason that are named
 COLUMNS = {"auroc": "AUROC", "tune_loss": "tune loss", "train_loss": "train loss", "lr": "learning rate"}

@@ -13,8 +13,9 @@ from mura_fastai.results.calibrate import Decision, read_decision
 from mura_fastai.results.interpret import MuraInterpretation
 from mura_fastai.results.measures import cross_entropy
 from mura_fastai.results.metrics import always_normal, score, scores_to_json
+from mura_fastai.results.moments import Moment
 from mura_fastai.results.repeats import decided_studies, evaluate_repeats, out_of_fold, repeats_of, score_repeats
-from mura_fastai.results.scoring import decision_of, predictions_of, region_only
+from mura_fastai.results.scoring import region_only
 from mura_fastai.results.tables import read_scores
 from mura_fastai.training.repeats import is_repeats, read_repeats, sub_runs
 from mura_fastai.training.runs import read_settings, read_table
@@ -160,8 +161,9 @@ def read_facts(
 
 
 def _single(run: Path, subs: list[Path]):
-    preds, decision = predictions_of(run), decision_of(run)
-    interp = MuraInterpretation(preds, decision=decision, run=run)
+    now = Moment(run)
+    preds, decision = now.predictions(), now.decision()
+    interp = MuraInterpretation(preds, decision=decision, run=run, learn=now.loaded)
     scores = score(preds, decision=decision)
     scores.attrs["region_only"] = scores_to_json(region_only(run, preds))
     scores.attrs["always_normal"] = scores_to_json(score(always_normal(preds), ci=None))

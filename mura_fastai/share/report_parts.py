@@ -196,12 +196,3 @@ def command(
     *lines: str,  # as they are typed
 ) -> FT:
     return Pre(Code("\n".join(lines)), tabindex="0", role="group", aria_label="Commands")
-
-
-def one_of(
-    n: int,  # how many
-    thing: str,  # its name
-    things: str | None = None,  # of several
-) -> str:
-    "1 study, 1,199 studies."
-    return f"{n:,} {thing if n == 1 else things or thing + 's'}"

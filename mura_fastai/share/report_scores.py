@@ -10,8 +10,8 @@ from mura_fastai.results.tables import read_scores
 from mura_fastai.share.charts import interval_bar
 from mura_fastai.share.report_card import KINDS
 from mura_fastai.share.report_facts import Facts
-from mura_fastai.share.report_parts import bullets, folded, note, one_of, section, table, tile, tiles
-from mura_fastai.text import short, with_interval
+from mura_fastai.share.report_parts import bullets, folded, note, section, table, tile, tiles
+from mura_fastai.text import one_of, short, with_interval
 
 FEW = 10  # studies of a label, below which a region's scores are hardly evidence
 MAIN, OTHERS = ("auroc", "kappa", "sensitivity", "specificity"), ("average_precision", "accuracy", "f1", "brier", "ece")

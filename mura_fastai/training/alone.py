@@ -11,7 +11,7 @@ from pathlib import Path
 import filelock
 
 from mura_fastai.errors import InputError
-from mura_fastai.files import FULL, sweep, write_text
+from mura_fastai.files import FULL, is_alive, sweep, write_text
 
 LOCK, OWNER = ".lock", ".lock-owner.json"
 
@@ -47,10 +47,29 @@ def alone(
         lock.release()
 
 
+def trained_by(
+    folder: str | Path,  # of a run
+) -> str | None:  # None where nobody does
+    "Which other process trains there, in words. By what it left there: for what is said, and not for what is safe."
+    told = _told(folder)
+    if not told or (told["host"] == socket.gethostname() and (told["pid"] == os.getpid() or not is_alive(told["pid"]))):
+        return None
+    return _named(told)
+
+
 def _owner(folder: Path) -> str:
     "Who holds the lock, in words."
+    told = _told(folder)
+    return _named(told) if told else "another process"  # it has only just begun
+
+
+def _named(told: dict) -> str:
+    return f"another process ({told['pid']} on {told['host']}, since {told['since']})"
+
+
+def _told(folder: str | Path) -> dict | None:
     try:
-        told = json.loads((folder / OWNER).read_text(encoding="utf-8"))
-        return f"another process ({int(told['pid'])} on {told['host']}, since {told['since']})"
-    except (OSError, ValueError, KeyError, TypeError):  # it has only just begun
-        return "another process"
+        told = json.loads((Path(folder) / OWNER).read_text(encoding="utf-8"))
+        return {"pid": int(told["pid"]), "host": str(told["host"]), "since": str(told["since"])}
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None

@@ -65,7 +65,7 @@ def fit_run(
         refuse_misfit(learn, state, out, settings["schedule"])
     epochs, freeze_epochs = settings["epochs"], settings["freeze_epochs"]
     history = History(out / "history.csv")
-    best = KeepBest(out / "weights" / "best.safetensors", history)
+    best = KeepBest(out, history)
     with Stops() as stops:
         stamps, every = torch.from_numpy(file_stamps(images.path)), settings.get("save_every")
         held = decisive(settings) | {"table": table_digest(images)} if state is None else state.told["settings"]
@@ -125,6 +125,7 @@ def provenance_of(images: pd.DataFrame, data: dict | None) -> dict:
     told = images[["study", "view", "label", "split"]].to_csv(index=False)
     return {
         **(data or {}),
+        **({"tables": images.attrs["tables"]} if images.attrs.get("tables") else {}),
         "regions": sorted(set(images.region)),
         "images": {s: int(n) for s, n in images.split.value_counts().items()},
         "fingerprint": hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16],
@@ -152,7 +153,8 @@ def _learner(settings: dict, images: pd.DataFrame, decoded: Store | None, fresh:
         opt_func=partial(fused_adam, **OPTIMIZERS[settings["optimizer"]]), **{k: settings[k] for k in FORM},
     )  # fmt: skip
     if missing := getattr(learn.model, "fresh", None):
-        print(f"{weights}: lacks {name_some(missing)}, which start(s) fresh", file=sys.stderr)
+        start = "starts" if len(missing) == 1 else "start"
+        print(f"{weights}: lacks {name_some(missing)}, which {start} fresh", file=sys.stderr)
     print(f"training in {learn.precision} on {dls.device}; {dls.where}", file=sys.stderr)
     return learn
 

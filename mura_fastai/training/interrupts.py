@@ -65,21 +65,28 @@ _SAYS = ContextVar("_SAYS", default=False)  # the outermost block, whose folder 
 @contextmanager
 def saying_how_to_go_on(
     run: str | Path,  # a run's folder, or one of several runs
+    command: str | None = None,  # that goes on; `mura resume` where not given, once there is something to resume
 ) -> Iterator[None]:
     "Whatever ends the block before its time: one line on stderr says how to go on. A full disk is a `TrainingError`."
     if _SAYS.get():
         yield
         return
-    command, before = f"mura resume {shlex.quote(str(run))}", _SAYS.set(True)
+
+    def how(lead: str = "") -> str:
+        if command or any((Path(run) / name).exists() for name in ("settings.yaml", "repeats.yaml")):
+            return f"{lead}go on: {command or f'mura resume {shlex.quote(str(run))}'}"
+        return "give the command again (nothing was begun yet)"
+
+    before = _SAYS.set(True)
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
         clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-        print(f"{clear}stopped; to go on: {command}", file=sys.stderr, flush=True)
+        print(f"{clear}stopped; {how('to ')}", file=sys.stderr, flush=True)
         raise
     except OSError as e:
         if e.errno not in FULL:
             raise
-        raise TrainingError(f"{e.filename}: {e.strerror}; make room, then go on: {command}") from None
+        raise TrainingError(f"{e.filename}: {e.strerror}; make room, then {how()}") from None
     finally:
         _SAYS.reset(before)

@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.learner import Learner
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from mura_fastai.errors import InputError
 from mura_fastai.files import write_bytes
 from mura_fastai.models.weights import read_weights
+from mura_fastai.training.beside import best_file, drop_made, placing
 from mura_fastai.training.interrupts import Stops
 from mura_fastai.training.learner import StopOnNaN
 from mura_fastai.training.progress import History
@@ -28,8 +30,7 @@ from mura_fastai.training.state import (
 )
 from mura_fastai.training.state_rules import check_network
 
-# What was made with the weights, and is nothing without them.
-OF_WEIGHTS = ("predictions.csv", "predictions-tune.csv", "decision.yaml", "metrics.json")
+EPOCH = "epoch"  # in the header of the best weights: which they are of, from 0
 
 
 class KeepBest(Callback):
@@ -39,11 +40,11 @@ class KeepBest(Callback):
 
     def __init__(
         self,
-        file: Path,  # where the best weights go
+        run: str | Path,  # the run's folder, where the best weights go
         history: History,  # whose rows are compared
         decided: Callable[[], None] | None = None,  # called once it is clear whether these are the best, before writing
     ):
-        self.file, self.history, self.decided, self.best, self.epoch_kept = Path(file), history, decided, None, None
+        self.folder, self.history, self.decided, self.best, self.epoch_kept = Path(run), history, decided, None, None
 
     def after_epoch(self):
         row = self.history.rows[-1]
@@ -53,25 +54,36 @@ class KeepBest(Callback):
         better = self.best is None or value >= self.best
         if better:
             self.best, self.epoch_kept = value, row["epoch"]
-            self.drop_made()
         if self.decided:
             self.decided()
         if better:
-            save_weights(self.learn.model, self.file)
-
-    def drop_made(self):
-        "Take away what was made with former weights."
-        for name in OF_WEIGHTS:
-            (self.file.parents[1] / name).unlink(missing_ok=True)
+            save_best(self.folder, self.learn.model.state_dict(), self.epoch_kept)
 
 
-def save_weights(
-    net,  # a module
-    file: str | Path,  # a .safetensors file
+def save_best(
+    run: str | Path,  # a run's folder
+    weights: dict[str, torch.Tensor],  # by name
+    epoch: int,  # that they are of, from 0
 ):
-    "Write a module's weights, whole or not at all."
+    "Put better weights in place, whole or not at all; what was made with the former ones goes before."
     # Not `save_file`: what it writes is closed to other users of a shared folder.
-    write_bytes(file, save(own_memory(net.state_dict())))
+    data = save(own_memory(weights), {EPOCH: str(int(epoch))})
+    with placing(run):
+        drop_made(run)
+        write_bytes(best_file(run), data)
+
+
+def lacks_best(
+    run: str | Path,  # a run's folder
+    told: dict | None,  # the plain values of its state
+) -> bool:  # False where nobody can tell: an earlier version did not write which epoch the weights are of
+    "Whether a crash came between a run's state and the best weights of that very epoch: `mend_best` writes them."
+    try:
+        with safe_open(best_file(run), "pt") as f:
+            epoch = (f.metadata() or {}).get(EPOCH)
+    except (OSError, SafetensorError):
+        return False
+    return told is not None and epoch is not None and epoch != str(told["best"][1])
 
 
 class KeepState(Callback):
@@ -207,7 +219,7 @@ def mend_best(
     """Write the best weights that a crash kept from being written: then they are those of the state's last epoch.
 
     Raises `InputError` where others are missing, which cannot be had again, and where there are another network's."""
-    weights, file = state.part("model"), best.file
+    weights, file = state.part("model"), best_file(best.folder)
     if best.epoch_kept is None:
         return
     if best.epoch_kept == len(best.history.rows) - 1 and state.place[2] == 0:
@@ -220,7 +232,6 @@ def mend_best(
         except ValueError as e:
             raise InputError(f"{file}: of another network than the run's state ({e}); take it out of the run") from None
         if weights.keys() != there.keys() or not all(torch.equal(v, there[k]) for k, v in weights.items()):
-            best.drop_made()
-            write_bytes(file, save(weights))
+            save_best(best.folder, weights, best.epoch_kept)
     elif not file.exists():
         raise InputError(f"{file}: gone, and epoch {best.epoch_kept + 1} with it; bring it back, or train the run anew")

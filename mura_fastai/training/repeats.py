@@ -5,6 +5,7 @@ import inspect
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -14,18 +15,22 @@ import pandas as pd
 import yaml
 
 from mura_fastai.confined import refuse_links
-from mura_fastai.data.store import Store
+from mura_fastai.data.pixels import stderr_bar
+from mura_fastai.data.store import Store, auto_store
 from mura_fastai.data.studies import finish_images, patient_folds, tune_split
 from mura_fastai.errors import InputError
 from mura_fastai.files import read_yaml, write_text
 from mura_fastai.provenance import checkout, versions
 from mura_fastai.schema import REPEATS, check_values
+from mura_fastai.text import one_of
 from mura_fastai.training.alone import alone
+from mura_fastai.training.beside import KEPT, best_file
 from mura_fastai.training.fitting import provenance_of
 from mura_fastai.training.interrupts import saying_how_to_go_on
+from mura_fastai.training.keeping import lacks_best
 from mura_fastai.training.resume import is_trained, resume_run
-from mura_fastai.training.runs import read_settings, train_run
-from mura_fastai.training.state import DamagedState, read_state
+from mura_fastai.training.runs import read_settings, store_name, taken_back, train_run
+from mura_fastai.training.state import DamagedState, read_state, read_told
 
 FORMAT = 1  # of repeats.yaml
 FILE = "repeats.yaml"
@@ -57,7 +62,7 @@ def check_repeats(
 ):
     "Raise `InputError` for numbers that make no plan."
     if folds is not None and folds < 2:
-        raise InputError(f"{folds} fold(s): nothing would be left to train on; ask for at least two (--folds)")
+        raise InputError(f"{one_of(folds, 'fold')}: nothing would be left to train on; ask for at least two (--folds)")
     if seeds < 1:
         raise InputError(f"{seeds} seeds: nothing would be trained; ask for at least one (--seeds)")
 
@@ -83,7 +88,7 @@ def fold_tables(
     for fewer patients than folds."""
     pool = images[(images.split != "test") & ~((images.split == "valid") & ("valid" in official))]
     if pool.patient.nunique() < folds:
-        raise InputError(f"{folds} folds of {pool.patient.nunique()} patients: ask for fewer (--folds)")
+        raise InputError(f"{folds} folds of {one_of(pool.patient.nunique(), 'patient')}: ask for fewer (--folds)")
     fold, tables = patient_folds(pool, folds, split_seed), []
     for f in range(folds):
         table = pool.assign(split=np.where(fold == f, "valid", "train")).astype({"split": "str"})
@@ -92,7 +97,8 @@ def fold_tables(
 
 
 def train_repeats(
-    images: pd.DataFrame,  # an images table
+    images: pd.DataFrame | Callable[[], pd.DataFrame],  # an images table, or what reads one, called once the plan is on
+    # disk
     out: str | Path | None,  # the folder of all runs; made from architecture and time where not given
     evaluate: Callable[[Path], object],  # called with the folder of each run; leaves predictions.csv and metrics.json
     folds: int | None = None,  # number of folds; None: the table's own split
@@ -111,18 +117,30 @@ def train_repeats(
     check_repeats(folds, seeds)
     data, seeds = data or {}, list(range(seed, seed + seeds))
     out = Path(out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.get('arch', 'mura_cnn')}-repeats")
-    split_seed, official = data.get("split_seed", 0), official_splits(images, data.get("source"))
-    tables = {None: images} if folds is None else dict(enumerate(fold_tables(images, folds, split_seed, official)))
+    asked, plan = _asked(settings) | {"store": store_name(store)}, plan_repeats(folds, seeds)
     told = dict(
-        format=FORMAT, folds=folds, seeds=seeds, settings=_asked(settings), data=provenance_of(images, data),
-        versions=versions(), commit=checkout()["commit"],
+        format=FORMAT, folds=folds, seeds=seeds, settings=asked, data=data, versions=versions(),
+        commit=checkout()["commit"],
     )  # fmt: skip
-    with saying_how_to_go_on(out), alone(out):
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    mine = () if is_repeats(out) else (FILE,)
+    with saying_how_to_go_on(out), alone(out), taken_back(out, made, mine, partial(_is_begun, out, plan)):
+        if callable(images):
+            _write_plan(out, told)
+            images = images()
+        split_seed, official = data.get("split_seed", 0), official_splits(images, data.get("source"))
+        tables = {None: images} if folds is None else dict(enumerate(fold_tables(images, folds, split_seed, official)))
+        told["data"] = provenance_of(images, data)
         _write_plan(out, told)
+        if store is None or store is True:
+            # Once for all: some of the images alone would find another place in the cache.
+            store = auto_store(images, asked["size"], stderr_bar("decoding images"))
+        data = data | {k: v for k, v in told["data"].items() if k == "tables"}
         if folds and len(tables[0]) < len(images):
-            left = f"{len(images) - len(tables[0])} images of an official split"
-            print(f"{left} are left out of all folds and stay unseen", file=sys.stderr)
-        for repeat in plan_repeats(folds, seeds):
+            n = len(images) - len(tables[0])
+            left = one_of(n, "image of an official split is", "images of an official split are")
+            print(f"{left} left out of all folds, to stay unseen", file=sys.stderr)
+        for repeat in plan:
             begun = _start(out, repeat, folds)
             if begun is True:
                 resume_run(out / repeat.name, num_workers)
@@ -139,6 +157,11 @@ def train_repeats(
     return out
 
 
+def _is_begun(out: Path, plan: list[Repeat]) -> bool:
+    "Whether one of the trainings has read its data."
+    return any((out / repeat.name / "settings.yaml").exists() for repeat in plan)
+
+
 def _start(out: Path, repeat: Repeat, folds: int | None) -> bool | None:
     "Whether this run was begun and goes on; None for a finished one. What cannot go on is put aside. Said on stderr."
     run, name = out / repeat.name, f"seed {repeat.seed}"
@@ -150,7 +173,7 @@ def _start(out: Path, repeat: Repeat, folds: int | None) -> bool | None:
     if begun:
         settings = read_settings(run)  # what cannot be read is not taken away for that
         try:
-            lost = read_state(run) is None and (run / "weights" / "best.safetensors").exists()
+            lost = read_state(run) is None and best_file(run).exists()
             lost = lost and not is_trained(run, settings)
         except DamagedState as e:  # a state that cannot be read just now is no reason to begin anew
             print(e, file=sys.stderr)
@@ -172,10 +195,10 @@ def is_finished(
     "Whether a run was trained to its last epoch, and predicted and scored."
     run = Path(run)
     try:
-        trained = is_trained(run, read_settings(run))
+        trained = is_trained(run, read_settings(run)) and not lacks_best(run, read_told(run))
     except (InputError, OSError):
         return False
-    return trained and all((run / name).exists() for name in ("predictions.csv", "metrics.json"))
+    return trained and all((run / name).exists() for name in (KEPT["valid"], "metrics.json"))
 
 
 def is_repeats(
@@ -209,7 +232,8 @@ def sub_runs(
     if not done:
         raise InputError(f"{run}: none of its runs is finished; mura resume goes on with them")
     if len(done) < len(planned):
-        lost = f"{len(planned) - len(done)} of {len(planned)} runs are not finished"
+        n = len(planned) - len(done)
+        lost = f"{n} of {len(planned)} runs {'is' if n == 1 else 'are'} not finished"
         print(f"{run}: {lost}; going on without them", file=sys.stderr)
     return done
 
@@ -227,8 +251,9 @@ def _write_plan(out: Path, told: dict):
         raise InputError(f"{out}: holds a single run; choose another folder (--out) or remove it")
     if is_repeats(out):
         old, plan = read_repeats(out)
-        if any((out / repeat.name / "settings.yaml").exists() for repeat in plan):
-            before, now = _compared(old), _compared(told)
+        if _is_begun(out, plan):
+            read = "fingerprint" in told["data"]
+            before, now = _compared(old, read), _compared(told, read)
             if set(old["seeds"]) <= set(told["seeds"]):
                 before["seeds"] = now["seeds"]  # more seeds of the same recipe
             _refuse_changes(out, before, now)
@@ -236,13 +261,14 @@ def _write_plan(out: Path, told: dict):
     write_text(out / FILE, yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
 
 
-def _compared(told: dict) -> dict:
-    "What two calls must agree on; the fingerprint last, since it follows from others."
+def _compared(told: dict, read: bool) -> dict:
+    "What two calls must agree on; the fingerprint last, since it follows from others, and has to be `read` first."
     data = told.get("data") or {}
     known = inspect.signature(train_run).parameters
     asked = {k: p.default for k, p in known.items() if k not in _NOT_ASKED} | (told.get("settings") or {})
-    asked.pop("save_every", None)  # changes nothing of what is learned
-    where = {k: data.get(k) for k in ("source", "split_seed", "regions", "images", "fingerprint")}
+    for name in ("save_every", "store"):  # they change nothing of what is learned
+        asked.pop(name, None)
+    where = {k: data.get(k) for k in ("source", "split_seed", *(("regions", "images", "fingerprint") if read else ()))}
     return {"folds": told.get("folds"), "seeds": told["seeds"], **asked, **where}
 
 

@@ -11,11 +11,12 @@ from fastai.torch_core import default_device
 
 from mura_fastai.confined import refuse_outside
 from mura_fastai.data.fingerprints import file_stamps
-from mura_fastai.data.reading import read_data
+from mura_fastai.data.reading import read_data, source_tables
 from mura_fastai.errors import InputError
 from mura_fastai.provenance import checkout, versions
-from mura_fastai.text import name_some
+from mura_fastai.text import name_some, one_of
 from mura_fastai.training.alone import alone
+from mura_fastai.training.beside import best_file
 from mura_fastai.training.fitting import ANEW, decisive, fit_run, provenance_of, table_digest
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.keeping import KeepBest, mend_best
@@ -45,6 +46,7 @@ def resume_run(
         if is_trained(run, settings):
             _end(run)
             return run
+        refuse_edited(settings.get("data") or {})
         state = read_state(run)
         if state is None:
             return fit_run(run, _as_begun_now(run, settings), _images(run, settings), store)
@@ -52,7 +54,8 @@ def resume_run(
         _refuse_changes(run, settings, images, state)
         _say_versions(settings)
         behind, batch = len(state.told["rows"]), state.place[2]
-        print(f"going on after {behind} epochs{f' and {batch} batches' if batch else ''}", file=sys.stderr)
+        within = f" and {one_of(batch, 'batch', 'batches')}" if batch else ""
+        print(f"going on after {one_of(behind, 'epoch')}{within}", file=sys.stderr)
         return fit_run(run, settings, images, store, state)
 
 
@@ -69,11 +72,7 @@ def is_trained(
     except (OSError, ValueError):
         return False
     asked = [settings.get("epochs"), settings.get("freeze_epochs", 0)]
-    return all(isinstance(n, int) for n in asked) and epochs >= sum(asked) and _best(run).exists()
-
-
-def _best(run: str | Path) -> Path:
-    return Path(run) / "weights" / "best.safetensors"
+    return all(isinstance(n, int) for n in asked) and epochs >= sum(asked) and best_file(run).exists()
 
 
 def _settings(run: Path) -> dict:
@@ -89,7 +88,7 @@ def _end(run: Path):
     state, history = read_state(run), History(run / "history.csv")
     if state is not None:
         history.rows = state.told["rows"]
-        best = KeepBest(_best(run), history)
+        best = KeepBest(run, history)
         best.best, best.epoch_kept = state.told["best"]
         mend_best(best, state)
         history.write()
@@ -98,7 +97,7 @@ def _end(run: Path):
 
 def _as_begun_now(run: Path, settings: dict) -> dict:
     "Nothing was learned yet: it starts anew, with what is installed now."
-    if _best(run).exists():
+    if best_file(run).exists():
         raise InputError(f"{run}: its state (weights/last) is gone, so it cannot go on; {ANEW}")
     print("nothing was learned yet: from the start", file=sys.stderr)
     return settings | dict(versions=versions(), commit=checkout()["commit"])
@@ -113,7 +112,8 @@ def _table(run: Path, settings: dict) -> pd.DataFrame:
 def _images(run: Path, settings: dict) -> pd.DataFrame | Callable[[], pd.DataFrame]:
     "The table as it was begun with; where the run had not come to read its data, what reads it."
     data = settings.get("data") or {}
-    if not (run / "images.csv").exists() and data.get("path"):
+    # images.csv comes first, and alone it does not tell of what it was made.
+    if data.get("path") and not ((run / "images.csv").exists() and "fingerprint" in data):
         size = settings["size"] if settings.get("store", True) is True else None
         return partial(
             read_data, data["path"], data.get("source"), data.get("regions"), settings["max_bad"],
@@ -146,6 +146,20 @@ def _refuse_changes(run: Path, settings: dict, images: pd.DataFrame, state: Stat
         if which.any():
             files = name_some(images.path[np.flatnonzero(which)], 1)
             raise InputError(f"{files}: {what} since the training began; {ANEW}")
+
+
+def refuse_edited(
+    data: dict,  # of settings.yaml or repeats.yaml: path, source, and the `source_tables` where it knows them
+):
+    "Raise `InputError` where a CSV that the labels came from is another now; one that is away says nothing."
+    then, now = data.get("tables") or {}, {}
+    if then and data.get("path"):
+        now = source_tables(data["path"], data.get("source"))
+    if changed := [name for name in now if now[name] != then.get(name, now[name])]:
+        path = Path(data["path"])
+        file = path if data.get("source") == "csv" else path / changed[0]
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise InputError(f"{file}: edited since the training began{more}; {ANEW}")
 
 
 def _say_versions(settings: dict):

@@ -20,7 +20,8 @@ from mura_fastai.models.views import POOLINGS
 from mura_fastai.models.weights import fill
 from mura_fastai.provenance import checkout, versions
 from mura_fastai.schema import SETTINGS, check_values
-from mura_fastai.training.alone import LOCK, OWNER, alone
+from mura_fastai.training.alone import LOCK, OWNER, alone, trained_by
+from mura_fastai.training.beside import best_file
 from mura_fastai.training.fitting import CHANGES, FORM, augmentation, fit_run
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.learner import mura_learner
@@ -31,6 +32,7 @@ from mura_fastai.training.state import state_file
 
 FORMAT = 1  # of the run folder; a later version of the package reads every earlier one
 LEARNING_RATES = {"own": 2e-3, "scratch": 1e-3, "pretrained": 1e-3}  # highest of the one-cycle schedule
+_RUN = ("settings.yaml", "images.csv", "skipped.csv")  # what is written before anything is learned
 _NEEDED = ("format", "arch", "size", "epochs", "bs", "seed")  # what reading a run rests on
 
 
@@ -100,12 +102,12 @@ def train_run(
         optimizer=optimizer, augment={k: getattr(tfms[0], k) for k in CHANGES}, until=until, pool=pool, dropout=dropout,
         region_aware=region_aware, views=views, seed=seed, pretrained=starts_trained,
         weights=str(Path(weights).absolute()) if weights else None, allow_missing=allow_missing,
-        precision=resolve_precision(precision, device), compile=compile, store=_store_name(store),
+        precision=resolve_precision(precision, device), compile=compile, store=store_name(store),
         num_workers=num_workers, max_bad=max_bad, save_every=save_every, data=data or {}, versions=versions(),
         commit=checkout()["commit"], device=str(device),
     )  # fmt: skip
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    with saying_how_to_go_on(out), alone(out), _taken_back(out, made):
+    with saying_how_to_go_on(out), alone(out), taken_back(out, made, _RUN, state_file(out).exists):
         _refuse_other_run(out)  # begun while this one waited for nothing
         return fit_run(out, settings, images, store)
 
@@ -118,13 +120,18 @@ def _refuse_other_run(out: Path):
 
 
 @contextmanager
-def _taken_back(out: Path, made: list[Path]) -> Iterator[None]:
-    "Wrong input that shows before anything was learned leaves no run behind, and none of the folders `made` for it."
+def taken_back(
+    out: Path,  # a folder that training goes into
+    made: list[Path],  # the folders that are made for it, itself first
+    names: tuple[str, ...],  # of the files that are written before anything is learned
+    learned: Callable[[], bool],  # whether something was
+) -> Iterator[None]:
+    "Wrong input that shows before anything was learned leaves no run behind, and none of the folders made for it."
     try:
         yield
     except InputError:
-        if not state_file(out).exists():
-            for name in ("settings.yaml", "images.csv", "skipped.csv", *((OWNER, LOCK) if made else ())):
+        if not learned():
+            for name in (*names, *((OWNER, LOCK) if made else ())):
                 (out / name).unlink(missing_ok=True)
             with suppress(OSError):  # other files are in it
                 for folder in made:
@@ -132,7 +139,9 @@ def _taken_back(out: Path, made: list[Path]) -> Iterator[None]:
         raise
 
 
-def _store_name(store: Store | str | Path | bool | None) -> str | bool:
+def store_name(
+    store: Store | str | Path | bool | None,  # as of `train_run`
+) -> str | bool:
     "As the settings have it: a folder; true: the cache's; false: none."
     if store is None or isinstance(store, bool):
         return store is not False
@@ -146,7 +155,9 @@ def load_run(
     "The Learner of a finished run: its loaders, its network, its best weights. Nothing in the folder is run."
     run = Path(run)
     settings = read_settings(run)
-    best = run / "weights" / "best.safetensors"
+    best = best_file(run)
+    if not best.exists() and (who := trained_by(run)):
+        raise InputError(f"{run}: no weights yet; {who} is training its first epoch, wait for the end of that")
     if not best.exists():
         raise InputError(f"{run}: no weights yet; mura resume trains it to the end of an epoch, and on")
     images = read_table(run / "images.csv")

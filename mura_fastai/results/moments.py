@@ -1,0 +1,166 @@
+"""What a run predicts and how it decides, all of it by the weights of one moment: it may still be in training."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from fastai.learner import Learner
+
+from mura_fastai.confined import refuse_outside
+from mura_fastai.data.reading import print_left_out, read_data
+from mura_fastai.data.store import Store, build_store, store_folder, whole_store
+from mura_fastai.data.studies import SPLITS
+from mura_fastai.errors import InputError
+from mura_fastai.files import replacing
+from mura_fastai.results.calibrate import Decision, choose_decision, read_decision, write_decision
+from mura_fastai.results.predict import predict_images
+from mura_fastai.results.tables import read_predictions, write_predictions
+from mura_fastai.training.alone import trained_by
+from mura_fastai.training.beside import KEPT, placing, weights_mark
+from mura_fastai.training.runs import load_run, read_settings, read_table
+
+
+class Moment:
+    """The best weights that a run has now, what lies beside them, and what is made with them.
+
+    Read and made once, it is kept in the run's folder as long as these weights are there, and else only given back.
+    Of a run that is being trained they are read at once: better ones may come before they are needed. That is said on
+    stderr."""
+
+    def __init__(
+        self,
+        run: str | Path,  # a run's folder
+    ):
+        self.run, self.settings = Path(run), read_settings(run)
+        self.mark, self.loaded = weights_mark(run), None
+        if who := trained_by(run):
+            print(f"{run}: {who} is training it; this is of the best of its epochs so far", file=sys.stderr)
+        while who and self.loaded is None:
+            self.mark, learn = weights_mark(run), load_run(run)
+            self.loaded = learn if self.lasts() else None
+
+    def lasts(self) -> bool:
+        "Whether its weights are still those of the run."
+        return weights_mark(self.run) == self.mark
+
+    @property
+    def learn(self) -> Learner:
+        "The run's Learner with these weights. Raises `InputError` where a training has begun, and replaced them."
+        if self.loaded is None:
+            learn = load_run(self.run)
+            if not self.lasts():
+                raise InputError(f"{self.run}: better weights were put there just now; give the command again")
+            self.loaded = learn
+        return self.loaded
+
+    def predictions(
+        self,
+        data: str | Path | None = None,  # other data than the run's own
+        split: str = "valid",  # rows to predict
+        source: str | None = None,  # of data: mura, fracatlas, folder or csv
+    ) -> pd.DataFrame:  # the predictions table
+        "As of `predictions_of`."
+        if split not in SPLITS:
+            raise InputError(f"unknown split {split!r}; the known ones are {', '.join(SPLITS)}")
+        mine, own = data is None and split in KEPT, read_table(self.run / "images.csv")
+        refuse_outside(own.path, self.settings.get("data"), self.run / "images.csv")
+        if mine and (kept := self.kept_predictions(split)) is not None:
+            return kept
+        # Data without an official split is split as the run's was, or rows it trained on would come as valid ones.
+        seed = (self.settings.get("data") or {}).get("split_seed", 0)
+        images = own if data is None else read_data(data, source, max_bad=1.0, split_seed=seed)
+        images = images[images.split == split]
+        if images.empty:
+            raise InputError(f"{data or self.run}: no rows of split {split!r}")
+        store = _decoded(self.settings, own, images) if data is None else None
+        most = self.settings.get("max_bad", 0.05) if mine else 1.0
+        preds = predict_images(self.learn, images, max_bad=most, store=store)
+        known = {s["path"] for s in images.attrs.get("skipped", [])}
+        print_left_out([s for s in preds.attrs["skipped"] if s["path"] not in known])
+        if mine:
+            _keep_skipped(self.run, preds.attrs["skipped"])
+            self.keep(lambda: write_predictions(preds, self.run / KEPT[split]))
+        return preds
+
+    def kept_predictions(
+        self,
+        split: str,  # valid or tune
+    ) -> pd.DataFrame | None:  # None where there are none of these weights
+        "Predictions that were made before."
+        return self._made_before(KEPT[split], self._read_predictions)
+
+    def decision(self) -> Decision:
+        "As of `decision_of`."
+        kept = self._made_before("decision.yaml", lambda file: read_decision(file.parent))
+        if kept is not None:
+            return kept
+        try:
+            tune = self.predictions(split="tune")
+        except InputError as e:
+            print(f"no threshold could be chosen, so abnormal is above 0.5: {e}", file=sys.stderr)
+            return Decision()
+        try:
+            decision = choose_decision(tune)
+        except InputError as e:
+            print(f"no threshold was chosen, so abnormal is above 0.5: {e}", file=sys.stderr)
+            decision = Decision(chosen_on={"not chosen": str(e)})
+
+        def write():
+            if not (self.run / "decision.yaml").exists():  # what somebody chose meanwhile, by a rule of his own, stays
+                write_decision(decision, self.run)
+
+        self.keep(write)
+        return decision
+
+    def keep(
+        self,
+        write: Callable[[], object],  # puts a file into the run's folder
+    ) -> bool:  # whether it did
+        "Have something written that was made with these weights, unless others are there by now."
+        with placing(self.run):
+            same = self.lasts()
+            if same:
+                write()
+        return same
+
+    def _made_before(self, name: str, read: Callable):
+        "What is kept there, if it is of these weights: training takes it away with every epoch that it keeps."
+        file = self.run / name
+        if not file.exists():
+            return None
+        try:
+            kept = read(file)
+        except InputError:
+            if file.exists():
+                raise
+            return None  # taken away between two lines
+        return kept if self.lasts() else None
+
+    def _read_predictions(self, file: Path) -> pd.DataFrame:
+        preds = read_predictions(file)
+        refuse_outside(preds.get("path", ()), self.settings.get("data"), file)
+        return preds
+
+
+def _decoded(settings: dict, own: pd.DataFrame, images: pd.DataFrame) -> Store | None:
+    "Where the run's images lie decoded already: in the store it was trained from, or in the cache's for its table."
+    named, size = settings.get("store"), settings["size"]
+    if isinstance(named, str):  # whoever wrote the settings: what lies there is read, and never written
+        return whole_store(named, images.path.tolist(), size)
+    cached = store_folder(own, size)
+    return build_store(images, cached, size, wait=True) if cached.exists() else None
+
+
+def _keep_skipped(run: Path, skipped: list[dict]):
+    "Name in the run's skipped.csv what could be read in training and cannot be any more."
+    file, told = run / "skipped.csv", pd.DataFrame(skipped, columns=["path", "reason"])
+    if told.empty:
+        return
+    try:
+        old = pd.read_csv(file, dtype="str", keep_default_na=False, encoding_errors="surrogateescape")
+        told = pd.concat([old, told]).drop_duplicates(["path", "reason"])
+    except (OSError, ValueError, KeyError):
+        pass  # a run that came without one
+    with replacing(file) as aside:
+        told.to_csv(aside, index=False, errors="surrogateescape")
