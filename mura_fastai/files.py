@@ -1,9 +1,14 @@
 """Files that are whole or not there: written aside, flushed, renamed."""
 
 import errno
+import hashlib
 import os
 import re
+import secrets
+import socket
+import stat
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +19,10 @@ from mura_fastai.errors import InputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the disk, for this user, in one file
 _LARGEST, _MOST = 2**18, 10**5  # bytes of a file of settings, and values in it
-_ASIDE = re.compile(r"\..*\.(\d+)(\.\w+)?")
+_ASIDE = re.compile(r"\.(?P<stem>.*)\.(?P<host>[0-9a-f]{12})-(?P<pid>\d+)-[0-9a-f]{16}(?P<suffix>\.[^.]*)?", re.DOTALL)
+_EARLIER = re.compile(r"\.(?P<stem>.*)\.(?P<pid>\d+)(?P<suffix>\.\w+)?", re.DOTALL)  # as earlier versions named them
+_STALE = 7 * 24 * 3600.0  # seconds after which another machine's half-written file is taken for a dead process's
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 @contextmanager
@@ -24,29 +32,37 @@ def replacing(
 ) -> Iterator[Path]:  # where to write it meanwhile, in the same folder
     """Write to the path that is given back; it takes the place of `path` when the block ends well, and goes if not.
 
-    After the block the file and its name are on disk: a power cut leaves the old one or the new one. Raises `OSError`
-    that names the file and the room it needs where the disk is full."""
+    The file is there already, empty: nobody who may write in that folder can have laid a link under its name, which is
+    drawn by lot. After the block the file and its name are on disk: a power cut leaves the old one or the new one.
+    Raises `OSError` that names the file and the room it needs where the disk is full."""
     path = Path(path)
     _make_folder(path.parent)
     sweep(path.parent, path.name)
     # The suffix stays, since some writers choose the format by it.
-    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    own = f"{_host()}-{os.getpid()}-{secrets.token_hex(8)}"
+    aside, made = path.with_name(f".{_short(path.stem)}.{own}{path.suffix}"), False
     try:
+        os.close(os.open(aside, _NEW, 0o666))
+        made = True
         yield aside
-        with open(aside, "rb+") as f:
-            os.fsync(f.fileno())
+        handle = os.open(aside, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
         os.replace(aside, path)
         _flush_folder(path.parent)
     except OSError as e:
         if e.errno not in FULL:
-            if e.filename == str(aside):  # a name that nobody has heard of
+            if str(e.filename) == str(aside):  # a name that nobody has heard of
                 raise OSError(e.errno, e.strerror, str(path)) from None
             raise
         least = "" if size else "more than "
         size = size or (aside.stat().st_size if aside.exists() else 0)
         raise OSError(e.errno, f"{os.strerror(e.errno)}: it needs {least}{size / 1e6:.2f} MB", str(path)) from None
     finally:
-        aside.unlink(missing_ok=True)
+        if made:
+            aside.unlink(missing_ok=True)
 
 
 def refuse_closed(
@@ -82,16 +98,46 @@ def write_text(
 def sweep(
     folder: str | Path,  # any
     name: str | None = None,  # of one file there; all where not given
+    alone: bool = False,  # nobody else of this machine can be writing now: a lock is held
 ):
-    "Take away what processes that are no more left half written there (`.name.PID.suffix`, as `replacing` names it)."
-    mine = None if name is None else Path(name)
-    with suppress(FileNotFoundError, NotADirectoryError):
+    """Take away what processes that are no more left half written there, as `replacing` names it.
+
+    Whether a process lives can be told of this machine's alone. What another one that shares the folder is writing
+    stays, until nothing has been written to it for a week. What cannot be taken away stays too."""
+    mine = None if name is None else (_short(Path(name).stem), Path(name).suffix)
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         for file in Path(folder).iterdir():
-            found = _ASIDE.fullmatch(file.name)
-            if found and mine is not None and file.name != f".{mine.stem}.{found[1]}{mine.suffix}":
-                continue
-            if found and not is_alive(int(found[1])) and file.is_file():
-                file.unlink(missing_ok=True)
+            found = _ASIDE.fullmatch(file.name) or _EARLIER.fullmatch(file.name)
+            if found and mine in (None, (found["stem"], found["suffix"] or "")):
+                with suppress(OSError):
+                    _sweep_file(file, found.groupdict(), alone)
+
+
+def _sweep_file(file: Path, named: dict, alone: bool):
+    "Remove a half-written file, or a link in its place, whose process is dead."
+    told = file.lstat()
+    if named.get("host", _host()) == _host():
+        dead = alone or not is_alive(int(named["pid"]))
+    else:
+        dead = time.time() - told.st_mtime > _STALE
+    if dead and (stat.S_ISREG(told.st_mode) or stat.S_ISLNK(told.st_mode)):
+        file.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    "This machine, as names of files have it: any name of a host becomes twelve hexadecimal digits."
+    try:  # containers may share a host's name, and number their processes each for itself
+        numbered = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        numbered = ""
+    told = f"{socket.gethostname()}\n{numbered}".encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(told, digest_size=6).hexdigest()
+
+
+def _short(stem: str) -> str:
+    "A file's name without its suffix, or what stands for one that leaves no room for more."
+    told = os.fsencode(stem)
+    return stem if len(told) <= 180 else hashlib.blake2b(told, digest_size=16).hexdigest()
 
 
 def is_alive(
