@@ -9,7 +9,7 @@ import pandas as pd
 from fastai.learner import Learner
 from fastai.torch_core import default_device
 
-from mura_fastai.confined import refuse_links, refuse_outside
+from mura_fastai.confined import named_data, refuse_links, refuse_outside
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.store import Store
 from mura_fastai.data.studies import finish_images
@@ -62,7 +62,8 @@ def train_run(
     compile: bool = False,  # have PyTorch compile the network; pays on a GPU in long runs
     num_workers: int | None = None,  # decoding threads
     max_bad: float = 0.05,  # share of unusable files that is left out without asking
-    data: dict | None = None,  # where the images come from, for the record
+    data: dict | None = None,  # where the images come from; `path`: the folder that holds all of them, found out
+    # where not given. Later on, pictures are shown from there alone
     views: str | None = None,  # learn whole studies, their views pooled by mean, max or attention; None: single images
     save_every: int | None = None,  # batches between two saved states within an epoch; each epoch's end is saved anyway
 ) -> Path:  # the run's folder
@@ -91,7 +92,9 @@ def train_run(
         raise InputError(f"unknown optimizer {optimizer!r}; the known ones are {', '.join(OPTIMIZERS)}")
     check_schedule(schedule)
     tfms = augmentation(augment or {})
-    device = default_device()
+    if callable(images) and not (data or {}).get("path"):  # by its settings alone nobody could read the data again
+        images = images()
+    data, device = named_data(() if callable(images) else images.path, data), default_device()
     settings = dict(
         format=FORMAT, recipe=recipe, arch=arch, size=size, epochs=epochs,
         freeze_epochs=freeze_epochs if starts_trained else 0, bs=bs,
@@ -101,7 +104,7 @@ def train_run(
         region_aware=region_aware, views=views, seed=seed, pretrained=starts_trained,
         weights=str(Path(weights).absolute()) if weights else None, allow_missing=allow_missing,
         precision=resolve_precision(precision, device), compile=compile, store=_store_name(store),
-        num_workers=num_workers, max_bad=max_bad, save_every=save_every, data=data or {}, versions=versions(),
+        num_workers=num_workers, max_bad=max_bad, save_every=save_every, data=data, versions=versions(),
         commit=checkout()["commit"], device=str(device),
     )  # fmt: skip
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
