@@ -78,6 +78,16 @@ def refuse_closed(
         raise InputError(f"{path}: {why}; choose another place")
 
 
+def refuse_file(
+    folder: str | Path,  # that will be made and written into
+    remedy: str = "choose another folder",
+):
+    "Raise `InputError` where a file stands in its place, or in that of a folder above."
+    for part in (Path(folder), *Path(folder).parents):
+        if part.exists() and not part.is_dir():
+            raise InputError(f"{part}: is a file, and no folder can be made there; {remedy}")
+
+
 def write_bytes(
     path: str | Path,  # the file to write or to replace
     data: bytes,
@@ -181,11 +191,19 @@ def _flush_folder(folder: Path):
 
 
 class _Plain(yaml.SafeLoader):
-    "Without merge keys: a few lines of them can stand for billions of values."
+    "Without merge keys: a few lines of them can stand for billions of values. Whatever it refuses has its line."
+
+    def construct_object(self, node, deep=False):
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, TypeError, AttributeError):  # of Python, for 2024-13-45 or 0x_
+            what = f"{str(node.value)[:40]!r} is no {node.tag.rpartition(':')[2][:40]}"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from None
 
     def flatten_mapping(self, node):
-        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-            raise yaml.YAMLError("a merge key, <<")
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, "a merge key, <<", key.start_mark)
         super().flatten_mapping(node)
 
 
@@ -193,20 +211,46 @@ def read_yaml(
     path: str | Path,  # a file of plain YAML: numbers, text, lists, tables
 ) -> dict:
     "Read settings; nothing but plain values is made of them. Raises `InputError` for anything else."
-    path = Path(path)
+    path, data = Path(path), b""
     try:
         if path.stat().st_size > _LARGEST:
-            raise ValueError(f"{path.stat().st_size / 1e6:.1f} MB")
-        got = yaml.load(path.read_text(encoding="utf-8"), _Plain)
+            raise ValueError(f"too large, {path.stat().st_size / 1e6:.1f} MB")
+        data = path.read_bytes()
+        got = yaml.load(data.decode("utf-8"), _Plain)
         if _count(got, {}) >= _MOST:
             raise ValueError("aliases that stand for too many values")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except Exception as e:  # PyYAML lets through what Python says of a day 2024-13-45, a number 0x_, brackets in heaps
-        raise InputError(f"{path}: not plain YAML ({' '.join(str(e).split())[:120]})") from None
+        raise InputError(f"{path}: no such file; bring it back") from None
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read ({e.strerror or e}); mend that, and give the command again") from None
+    except Exception as e:  # PyYAML lets through what Python says of brackets in heaps, and more
+        line, why = _fault(e, data)
+        raise InputError(
+            f"{path}{line}: not plain YAML ({why}); correct it, or bring the file back as it was"
+        ) from None
     if not isinstance(got, dict):
-        raise InputError(f"{path}: not a table of settings")
+        raise InputError(f"{path}: not a table of settings, name: value; bring the file back as it was")
     return got
+
+
+def _fault(e: Exception, data: bytes) -> tuple[str, str]:
+    "Where a file is no plain YAML, and why, without what its reader says of itself."
+    line, why = None, str(e)
+    if isinstance(e, yaml.MarkedYAMLError):
+        mark = e.problem_mark or e.context_mark
+        line, why = mark and mark.line + 1, (e.problem or e.context or "broken off").removeprefix("but ")
+        # What a tag would make of the value is not known here, and not wanted.
+        why = re.sub(r"could not determine a constructor for the tag '(.*)'", r"the tag \1", why, flags=re.DOTALL)
+        why = why.replace("tag:yaml.org,2002:", "!!")
+    elif isinstance(e, yaml.reader.ReaderError):
+        # counted in characters, after a byte-order mark
+        before = data.decode("utf-8").removeprefix("\ufeff")[: e.position]
+        line, why = before.count("\n") + 1, f"a character {e.character:#x}"
+    elif isinstance(e, UnicodeDecodeError):
+        line, why = data[: e.start].count(b"\n") + 1, "not UTF-8"
+    elif isinstance(e, RecursionError):
+        why = "brackets within brackets without end"
+    return f", line {line}" if line else "", " ".join(why.split())[:120]
 
 
 def _count(value: object, known: dict[int, int]) -> int:

@@ -31,7 +31,7 @@ from mura_fastai.data.store_files import (
     write_skipped,
 )
 from mura_fastai.errors import BadImage, InputError
-from mura_fastai.files import sweep
+from mura_fastai.files import refuse_file, sweep
 
 BLOCK = 16  # images a task: with one each, threads spend half their time on handing over
 FLUSH = 0.25  # seconds between two flushes: what waits to be written at the end would hold everybody up
@@ -151,6 +151,7 @@ def auto_store(
 @contextmanager
 def _locked(path: Path, wait: bool) -> Iterator[None]:
     "The folder, made where it is missing, with nobody else writing in it."
+    refuse_file(path)
     lock = filelock.FileLock(path / ".lock", timeout=-1 if wait else 0)
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,8 @@
 __all__ = ['head_names', 'net_name', 'read_weights', 'load_pretrained', 'fill']
 
 # %% ../../nbs/21_models.weights.ipynb #5b1e0a03
+import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -32,6 +34,12 @@ def net_name(
     return body.pretrained_cfg.get("architecture", type(body).__name__)
 
 # %% ../../nbs/21_models.weights.ipynb #74326548
+_AS_SAFETENSORS = (
+    "where you trust it, load it and write its weights with safetensors.torch.save_file(net.state_dict(), "
+    "'net.safetensors'); timm's networks come as such files from its hub"
+)
+
+
 def read_weights(
     file: str | Path,  # .safetensors, or a PyTorch state dict
 ) -> dict[str, torch.Tensor]:
@@ -42,18 +50,33 @@ def read_weights(
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # of a file that is refused in the next moment, and in a line of ours
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise InputError(f"{file}: no such file of weights") from None
-    except SafetensorError as e:
-        raise InputError(f"{file}: not a whole safetensors file ({e}); copy it anew") from None
+        raise InputError(f"{file}: no such file of weights; name one that is there") from None
     except Exception as e:  # torch raises many kinds for a file that is not plain tensors
-        reason = (str(e) or type(e).__name__).splitlines()[0][:120]
-        raise InputError(f"{file}: not a plain file of weights ({reason}); convert it to .safetensors") from None
+        raise InputError(f"{file}: {_fault(file, e)}") from None
     state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise InputError(f"{file}: holds no state dict; convert it to .safetensors")
+        raise InputError(f"{file}: holds no state dict; give a file that net.state_dict() was saved to")
     return state
+
+
+def _fault(file: Path, e: Exception) -> str:
+    "What is wrong with a file that holds no weights, and what to do."
+    if isinstance(e, PermissionError):
+        return "you may not read it; have its owner allow it, or copy it"
+    with open(file, "rb") as f:
+        start = f.read(9)
+    # PyTorch's own file is a ZIP with a pickle in it; a safetensors file has its length first, whatever that is.
+    pickled = start.startswith((b"\x80", b"PK")) and not start.endswith(b"{")
+    if pickled and isinstance(e, pickle.UnpicklingError | SafetensorError):
+        return f"a pickle, which can run code when it is read; {_AS_SAFETENSORS}"
+    if isinstance(e, SafetensorError):
+        return "not a whole safetensors file; get it once more from where it came"
+    return "no weights, or not all of them; give a .safetensors file, or one that net.state_dict() was saved to"
 
 
 def load_pretrained(

@@ -16,12 +16,14 @@ from mura_fastai.data.phantom import make_phantom
 from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.studies import LABEL_NAMES, mura_images, summarize
 from mura_fastai.errors import InputError
+from mura_fastai.files import refuse_file
 from mura_fastai.results.experiment import interpret_run, train
 from mura_fastai.results.interpret import MuraInterpretation
 from mura_fastai.results.measures import auroc
 from mura_fastai.results.pictures import COLOURS, VERDICTS, draw_confusion, draw_picture
 from mura_fastai.share.report import write_report
 from mura_fastai.text import aligned, ruled
+from mura_fastai.training.alone import refuse_busy
 
 ARCHS = ("mura_cnn", "resnet10t")  # both from random weights: the demo needs no network
 
@@ -60,7 +62,9 @@ def demo(
     started = time.perf_counter()
     folder = Path(folder or Path("runs") / f"demo-{time.strftime('%Y%m%d-%H%M%S')}")
     taken = [folder / arch for arch in archs if (folder / arch / "settings.yaml").exists()]
+    refuse_file(folder, "choose another folder (--out)")
     if taken:
+        refuse_busy(taken[0])
         raise InputError(f"{taken[0]}: holds a run already; choose another folder (--out) or remove it")
     root, images = demo_phantom(studies)
     counts = summarize(images).xs("all", level="region")

@@ -14,13 +14,13 @@ from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.store import Store
 from mura_fastai.data.studies import finish_images
 from mura_fastai.errors import InputError
-from mura_fastai.files import read_yaml
+from mura_fastai.files import read_yaml, refuse_file
 from mura_fastai.models.backbones import OWN
 from mura_fastai.models.views import POOLINGS
 from mura_fastai.models.weights import fill
 from mura_fastai.provenance import checkout, versions
 from mura_fastai.schema import SETTINGS, check_values
-from mura_fastai.training.alone import LOCK, OWNER, alone
+from mura_fastai.training.alone import LOCK, OWNER, alone, refuse_busy
 from mura_fastai.training.fitting import CHANGES, FORM, augmentation, fit_run
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.learner import mura_learner
@@ -75,6 +75,9 @@ def train_run(
     Raises `InputError` for what is wrong beforehand and `TrainingError` for a loss that is not a number or a full disk.
     """
     out = Path(out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{arch.replace('/', '_')}")
+    refuse_file(out, "choose another folder (--out)")
+    if (out / "settings.yaml").exists():
+        refuse_busy(out)
     _refuse_other_run(out)
     refuse_links(out)
     if views is not None and views not in POOLINGS:  # not after an hour of decoding
