@@ -93,4 +93,4 @@ def check_values(
 def _refuse(file, name: str, value, fits: Callable, what: str):
     if not fits(value):
         shown = "missing" if value is None else f"{str(value)[:60]!r}"
-        raise InputError(f"{file}: {name} is {shown}, and must be {what}; was it edited?")
+        raise InputError(f"{file}: {name} is {shown}, and must be {what}; correct it, or bring the file back as it was")

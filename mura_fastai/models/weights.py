@@ -100,7 +100,8 @@ def load_pretrained(
     needed = [n for n in own if n not in in_head and not n.endswith("num_batches_tracked")]
     missing = [n for n in needed if n not in state]
     if wrong or missing == needed:
-        raise InputError(f"{file}: weights of another network: {_some(wrong or missing)} do not fit {net_name(body)}")
+        told = f"{_some(wrong or missing)} do not fit {net_name(body)}; name the network they are of (--arch)"
+        raise InputError(f"{file}: weights of another network: {told}")
     if missing and not allow_missing:
         remedy = "allow_missing=True lets them start fresh (--allow-missing)"
         raise InputError(f"{file}: lacks {_some(missing)} of {net_name(body)}; {remedy}")

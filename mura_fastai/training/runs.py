@@ -198,4 +198,6 @@ def read_table(
             raise ValueError("a label that is not 0, 1 or blank")
         return finish_images(rows)
     except (OSError, ValueError, KeyError) as e:
-        raise InputError(f"{file}: not the images table of a run ({' '.join(str(e).split())[:120]})") from None
+        raise InputError(
+            f"{file}: not the images table of a run ({' '.join(str(e).split())[:120]}); bring it back as it was"
+        ) from None
