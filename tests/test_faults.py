@@ -36,7 +36,7 @@ def test_five_kills_lose_nothing_and_leave_nothing_behind(tmp_path):
 
 ATTACKS = (
     "full_disk_in_training", "full_disk_for_a_store", "full_disk_for_a_phantom", "full_disk_for_predictions",
-    "really_full_disk", "closed_folders", "nothing_open",
+    "really_full_disk", "out_of_memory", "closed_folders", "nothing_open",
 )  # fmt: skip
 
 

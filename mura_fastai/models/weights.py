@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import nn
 
-from ..errors import InputError
+from ..errors import InputError, full_memory
 
 # %% ../../nbs/21_models.weights.ipynb #5b1e0a06
 def head_names(
@@ -57,6 +57,8 @@ def read_weights(
     except FileNotFoundError:
         raise InputError(f"{file}: no such file of weights; name one that is there") from None
     except Exception as e:  # torch raises many kinds for a file that is not plain tensors
+        if full_memory(e):
+            raise
         raise InputError(f"{file}: {_fault(file, e)}") from None
     state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):

@@ -13,7 +13,7 @@ from mura_fastai.confined import named_data, refuse_links, refuse_outside
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.store import Store
 from mura_fastai.data.studies import finish_images
-from mura_fastai.errors import InputError
+from mura_fastai.errors import InputError, full_memory
 from mura_fastai.files import read_yaml, refuse_file
 from mura_fastai.models.backbones import OWN
 from mura_fastai.models.views import POOLINGS
@@ -125,11 +125,13 @@ def _refuse_other_run(out: Path):
 
 @contextmanager
 def _taken_back(out: Path, made: list[Path]) -> Iterator[None]:
-    "Wrong input that shows before anything was learned leaves no run behind, and none of the folders `made` for it."
+    """Wrong input that shows before anything was learned leaves no run behind, and none of the folders `made` for it.
+
+    Nor does a batch too large for the memory: a smaller one is another training."""
     try:
         yield
-    except InputError:
-        if not state_file(out).exists():
+    except Exception as e:
+        if (isinstance(e, InputError) or full_memory(e)) and not state_file(out).exists():
             for name in ("settings.yaml", "images.csv", "skipped.csv", *((OWNER, LOCK) if made else ())):
                 (out / name).unlink(missing_ok=True)
             with suppress(OSError):  # other files are in it
