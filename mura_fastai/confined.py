@@ -23,25 +23,69 @@ def refuse_links(
                     raise InputError(f"{path}: a link that leads out of the run; put what it leads to in its place")
 
 
+def data_folder(
+    data: dict | None,  # the table `data` of a run's settings: path, source
+) -> str | None:  # None where it names none: nothing, a relative path, or a folder that holds the whole machine
+    "The folder that the images of a run lie in."
+    told = data.get("path") if isinstance(data, dict) else None
+    if not isinstance(told, str) or not os.path.isabs(told):
+        return None
+    root = os.path.dirname(told) if data.get("source") == "csv" else told
+    whole = {os.path.normpath(root), os.path.realpath(root)} & {os.sep, 2 * os.sep}
+    return None if whole else root
+
+
 def refuse_outside(
     paths: Iterable[str],  # of images, as a run's table names them
-    data: dict | None,  # the table `data` of its settings: path, source; where it names no path, all may be right
+    data: dict | None,  # the table `data` of its settings: path, source
     file: str | Path,  # the table, for the message
 ):
     """Raise `InputError` for an image that is on this machine, and elsewhere than the data that the run was made from.
 
     None is opened. A run may come from anybody; its tables shall not point a report at other pictures. Those of a run
-    whose data is not here are names and nothing else."""
-    told = (data or {}).get("path")
-    if not told or not os.path.isabs(told):
-        return
-    root = os.path.dirname(told) if (data or {}).get("source") == "csv" else told
+    whose data is not here are names and nothing else. Settings that name no folder of data allow no image at all."""
+    root = data_folder(data)
     # A path of one's own table that went through `..` was resolved when it was read.
-    roots = tuple(os.path.join(r, "") for r in {os.path.normpath(root), os.path.realpath(root)})
+    roots = () if root is None else tuple(os.path.join(r, "") for r in {os.path.normpath(root), os.path.realpath(root)})
     for path in paths:
-        inside = os.path.isabs(path) and os.path.normpath(path).startswith(roots)
-        if not inside and os.path.exists(path):
+        if not isinstance(path, str) or os.path.abspath(path).startswith(roots) or not os.path.exists(path):
+            continue
+        if root is None:
             raise InputError(
-                f"{file}: {path!r} lies outside of the run's data, {root}; if the data was moved, "
-                f"change data.path in settings.yaml as well"
+                f"{file}: {path!r} is on this machine, and settings.yaml does not say that the run's data lies there; "
+                f"put the folder of the data into it, as data.path (a whole path, and not {os.sep})"
             )
+        raise InputError(
+            f"{file}: {path!r} lies outside of the run's data, {root}; if the data was moved, "
+            f"change data.path in settings.yaml as well"
+        )
+
+
+def named_data(
+    paths: Iterable[str],  # of images that a run is about to be made from
+    data: dict | None,  # what is known of where they come from
+) -> dict:  # the same with a `path`: the deepest folder that holds all of them, where none is given
+    """Where a run's data lies, so that `refuse_outside` lets it be seen later on.
+
+    Raises `InputError` where it would not be: for images outside of the folder that is given, and where none but the
+    file system's root holds all of them."""
+    data, paths = dict(data or {}), list(paths)
+    if data.get("path"):
+        data["path"] = os.path.abspath(os.path.expanduser(data["path"]))
+        if data_folder(data) is None:
+            raise InputError(f"{data['path']}: the data lies in {os.sep} itself; put it into a folder of its own")
+    elif paths:
+        data["path"] = os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in paths])
+        if data_folder(data) is None:
+            raise InputError(
+                f"the images have no folder in common but {os.sep}: gather them in one, or name it "
+                "(data=dict(path=...))"
+            )
+    root = data_folder(data)
+    try:
+        refuse_outside(paths, data, "images")
+    except InputError:
+        raise InputError(
+            f"{root}: some of the images lie outside of it; name a folder that holds all of them (data=dict(path=...))"
+        ) from None
+    return data

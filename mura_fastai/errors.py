@@ -1,5 +1,7 @@
 """The two things that can be wrong with what a user brings: the input as a whole, or one image of it."""
 
+import errno
+
 
 class InputError(ValueError):
     "Wrong input or usage. The message names the thing and the remedy in one line; the commands exit with code 2."
@@ -30,3 +32,20 @@ class TrainingError(RuntimeError):
     def __str__(self) -> str:
         # fastai prepends where it happened, on a line of its own; people need the last line.
         return str(self.args[0]).strip().splitlines()[-1].strip()
+
+
+def full_memory(
+    e: BaseException,  # that something raised
+) -> str | None:  # why it could not go on, and what to do; None where it is something else
+    "What an error says where memory was at its end: PyTorch, NumPy and Python each have their own ways."
+    told, smaller = str(e), "lower --bs or --size"
+    if type(e).__name__ == "OutOfMemoryError":  # PyTorch's, which is not imported for its name alone
+        return f"the GPU's memory is full; {smaller}"
+    no_room = isinstance(e, OSError) and e.errno == errno.ENOMEM
+    # "not enough memory" on other systems
+    no_room |= isinstance(e, RuntimeError) and ("DefaultCPUAllocator" in told or "not enough memory: you tried" in told)
+    if no_room or isinstance(e, MemoryError):
+        return f"the memory is full; {smaller}, or end other programs"
+    if isinstance(e, RuntimeError) and told == "can't start new thread":
+        return f"no thread can be started, for want of memory or by a limit; lower --workers, or {smaller}"
+    return None

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mura_fastai.errors import InputError, TrainingError
+from mura_fastai.errors import InputError, TrainingError, full_memory
 
 
 @contextmanager
@@ -20,12 +20,12 @@ def exit_codes() -> Iterator[None]:
         _fail(e, 2)
     except TrainingError as e:
         _fail(e, 1)
-    except OSError as e:
-        _fail(f"{e.filename}: {e.strerror}" if e.filename and e.strerror else e, 1)
     except Exception as e:
-        if type(e).__name__ != "OutOfMemoryError":  # PyTorch's, which is not imported for its name alone
+        if told := full_memory(e):
+            _fail(told, 1)
+        if not isinstance(e, OSError):
             raise
-        _fail("the GPU's memory is full; lower --bs or --size", 1)
+        _fail(f"{e.filename}: {e.strerror}" if e.filename and e.strerror else e, 1)
 
 
 def _end_on_sigterm():

@@ -135,7 +135,7 @@ def check_values(
             {f"data.{k}": v for k, v in data.items()}, {f"data.{k}": v for k, v in DATA.items()}
         )
     if wrong is not None:
-        raise InputError(f"{file}: {wrong}; was it edited?")
+        raise InputError(f"{file}: {wrong}; correct it, or bring the file back as it was")
 
 
 def wrong_value(

@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-from children import Child, Ended, members, mura, small_files
+from children import Child, Ended, little_memory, members, mura, small_files
 from faults import Bench, Case, cases
 from whole import differences, outcome, torn
 
@@ -118,6 +118,19 @@ class Attacks:
             return wrong + refused(told, (1,), "No space left on device", str(disk / "p"), "MB")
         finally:
             libc.umount2(os.fsencode(disk), 2)
+
+    def out_of_memory(self) -> list[str]:
+        "Batches too large for what memory there is: one line, no run that is in the way, and smaller ones train."
+        case = self.cases["train"]
+        place, wrong = self.bench.fresh(case), []
+        how = ["train", self.bench.data, "--epochs", 1, "--workers", 1, "--ci", "none", "--no-store"]
+        for more, size in ((60, 256), (400, 256), (1200, 512)):
+            large = [*how, "--size", size, "--bs", 64, "--out", place / "run"]
+            told = self.bench.go(large, prepare=little_memory(more * 2**20))
+            wrong += [f"{more} MB: {w}" for w in refused(told, (1,), "memory", "lower --bs or --size")]
+            wrong += [f"{more} MB: {f.name} is left" for f in place.iterdir() if f.name != "cache"]
+        told = self.bench.go([*how, "--size", 32, "--bs", 16, "--out", place / "run"])
+        return wrong + ([f"smaller: {told.fault}"] if told.fault else torn(place))
 
     def closed_folders(self) -> list[str]:
         "Nothing can be written in a folder: said at the start, in one line, with exit code 2."

@@ -192,3 +192,16 @@ def small_files(
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     return prepare
+
+
+def little_memory(
+    more: int,  # bytes beyond what the process has taken when it begins
+) -> Callable[[], None]:
+    "The system gives this process no more memory than so much."
+
+    def prepare():
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + more
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    return prepare

@@ -527,6 +527,93 @@ def test_a_run_shows_no_picture_of_elsewhere(mura, own_run, tmp_path, name):
     assert not (tmp_path / "r.html").exists() and not (own_run / "figures").exists()
 
 
+@pytest.fixture(scope="module")
+def opened():
+    "How often private.png is opened in this process from now on, through whatever library."
+    names = []
+    sys.addaudithook(
+        lambda event, told: event == "open" and str(told[0]).endswith("private.png") and names.append(told[0])
+    )
+    return names
+
+
+def root_by_a_link(folder: Path) -> str:
+    (folder / "link").symlink_to("/")
+    return str(folder / "link")
+
+
+# what a run says of where its data lies, and by which nothing would be outside
+NOWHERE = {
+    "missing": lambda _: dict(),
+    "null": lambda _: dict(path=None),
+    "empty": lambda _: dict(path=""),
+    "relative": lambda _: dict(path="data/MURA-small"),
+    "a relative root": lambda _: dict(path="../" * 30),
+    "/": lambda _: dict(path="/"),
+    "//": lambda _: dict(path="//"),
+    "/.": lambda _: dict(path="/usr/.."),
+    "a link to /": lambda folder: dict(path=root_by_a_link(folder)),
+    "a table in /": lambda _: dict(path="/mine.csv", source="csv"),
+}
+
+
+@pytest.mark.parametrize("where", NOWHERE)
+@pytest.mark.parametrize("name", ["images.csv", "predictions.csv"])
+def test_a_run_that_names_no_folder_of_data_shows_no_picture_of_this_machine(
+    mura, own_run, tmp_path, opened, name, where
+):
+    private = tmp_path / "private.png"
+    Image.fromarray(picture(1)).save(private)
+    edit_settings(own_run, lambda s: s.update(data=NOWHERE[where](tmp_path)))
+    code, out, _ = mura("evaluate", own_run, "--ci", "none")
+    assert code == 0 and "kappa" in out, "names of images that are not here are names only"
+    table = pd.read_csv(own_run / name)
+    table.loc[table.split == "valid", "path"] = str(private)
+    table.to_csv(own_run / name, index=False)
+    before = {f: f.read_bytes() for f in own_run.rglob("*") if f.is_file()}
+    opened.clear()
+    commands = [
+        ["report", own_run, "-o", tmp_path / "r.html"], ["interpret", own_run, "--heat", "none"],
+        ["interpret", own_run, "--suspects", "-o", tmp_path / "f"], ["evaluate", own_run, "--ci", "none"],
+    ]  # fmt: skip
+    commands += [["audit", "--shortcuts", own_run]] if name == "images.csv" else []
+    for command in commands:
+        told = mura(*command)
+        refused(told, f"{own_run / name}: '{private}' is on this machine, and settings.yaml does not say")
+        assert "data.path" in told[2] and told[2].count("\n") == 1
+    assert str(private) not in opened
+    assert (
+        before == {f: f.read_bytes() for f in own_run.rglob("*") if f.is_file()} and not (tmp_path / "r.html").exists()
+    )
+
+
+@pytest.mark.parametrize("name", ["images.csv", "predictions.csv"])
+def test_what_is_told_of_them_helps(mura, own_run, tmp_path, opened, name):
+    Image.fromarray(picture(1)).save(tmp_path / "private.png")
+    table = pd.read_csv(own_run / name)
+    table.loc[table.split == "valid", "path"] = str(tmp_path / "private.png")
+    table.to_csv(own_run / name, index=False)
+    edit_settings(own_run, lambda s: s.update(data=dict(path=str(tmp_path))))
+    opened.clear()
+    _, _, err = mura(*(["audit", "--shortcuts"] if name == "images.csv" else ["interpret", "--heat", "none"]), own_run)
+    assert "is on this machine" not in err and opened
+
+
+def test_a_run_of_several_shows_no_picture_of_elsewhere_in_its_audit(mura, own_run, tmp_path, opened):
+    "The report of several runs reads traits of the images of the first one from their files."
+    Image.fromarray(picture(1)).save(tmp_path / "private.png")
+    sub = tmp_path / "several" / "seed0"
+    shutil.copytree(own_run, sub)
+    plan = {"format": 1, "folds": None, "seeds": [0], "settings": {}}
+    (tmp_path / "several" / "repeats.yaml").write_text(yaml.safe_dump(plan))
+    table = pd.read_csv(sub / "images.csv")
+    table.loc[table.split == "train", "path"] = str(tmp_path / "private.png")
+    table.to_csv(sub / "images.csv", index=False)
+    opened.clear()
+    refused(mura("report", tmp_path / "several", "-o", tmp_path / "r.html"), "private.png' lies outside")
+    assert not opened
+
+
 def test_of_a_file_that_is_no_picture_nothing_is_shown(mura, near_run, tmp_path):
     secret = Path(pd.read_csv(near_run / "images.csv").query("split == 'valid'").path.iloc[0])
     secret.write_text("password: swordfish\n" * 50)

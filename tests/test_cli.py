@@ -268,6 +268,9 @@ def test_wrong_usage_is_code_2(mura, arguments):
         (TrainingError("the loss is not a number"), 1, "mura: the loss is not a number\n"),
         (OSError(28, "No space left on device", "/runs/best.safetensors"), 1, "mura: /runs/best.safetensors: No space"),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), 1, "mura: the GPU's memory is full; lower --bs"),
+        (MemoryError(), 1, "mura: the memory is full; lower --bs or --size, or end other programs\n"),
+        (OSError(12, "Cannot allocate memory"), 1, "mura: the memory is full; lower --bs"),
+        (RuntimeError("can't start new thread"), 1, "mura: no thread can be started"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )

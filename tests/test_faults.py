@@ -36,7 +36,8 @@ def test_five_kills_lose_nothing_and_leave_nothing_behind(tmp_path):
 
 ATTACKS = (
     "full_disk_in_training", "full_disk_for_a_store", "full_disk_for_a_phantom", "full_disk_for_predictions",
-    "really_full_disk", "closed_folders", "nothing_open", "disk_fills_up_between_epochs", "two_trainings_at_once",
+    "really_full_disk", "out_of_memory", "closed_folders", "nothing_open", "disk_fills_up_between_epochs",
+    "two_trainings_at_once",
 )  # fmt: skip
 
 

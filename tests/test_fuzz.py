@@ -42,7 +42,7 @@ NO_VALUES = ["a: 0x_", "a: 2024-13-45", "a: " + "9" * 5000, "[" * 1000, "a: !!ti
 @pytest.mark.parametrize("text", [BOMB, MERGES, "a: &a [*a]", "# " + "x" * 2**18, *NO_VALUES])
 def test_yaml_that_python_cannot_make_a_value_of_is_no_settings(tmp_path, text):
     (tmp_path / "settings.yaml").write_text(text)
-    with pytest.raises(InputError, match=r"settings.yaml: not plain YAML"):
+    with pytest.raises(InputError, match=r"settings.yaml(, line \d+)?: not plain YAML"):
         read_yaml(tmp_path / "settings.yaml")
 
 

@@ -246,7 +246,7 @@ def test_files_that_are_cut_short_are_one_line(tmp_path, keep, suffix):
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.zeros(3)])
 def test_a_file_without_a_state_dict_is_one_line(tmp_path, content):
     torch.save(content, tmp_path / "odd.pth")
-    with pytest.raises(InputError, match="holds no state dict; convert it to .safetensors"):
+    with pytest.raises(InputError, match="holds no state dict; give a file that net.state_dict"):
         read_weights(tmp_path / "odd.pth")
 
 

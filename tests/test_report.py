@@ -267,7 +267,7 @@ def test_a_report_of_own_data_says_that_names_are_inside(own, tmp_path):
 
 
 @pytest.mark.parametrize("pixels", [True, False])
-def test_what_comes_from_outside_is_text(run, tmp_path, pixels, no_audit):
+def test_what_comes_from_outside_is_text(run, root, tmp_path, pixels, no_audit):
     hostile = Path(shutil.copytree(run, tmp_path / HOSTILE[1]))
     regions = sorted(set(pd.read_csv(hostile / "images.csv").region))
     names = dict(zip(regions, HOSTILE, strict=True))
@@ -282,7 +282,10 @@ def test_what_comes_from_outside_is_text(run, tmp_path, pixels, no_audit):
     pd.DataFrame(rows, columns=["path", "reason"]).to_csv(
         hostile / "skipped.csv", index=False, errors="surrogateescape"
     )  # fmt: skip
-    edit(hostile / "settings.yaml", lambda s: s["data"].update(path=f"data/{HOSTILE[0]}"))
+    data = tmp_path / "data" / HOSTILE[0]
+    data.parent.mkdir(parents=True)
+    data.symlink_to(root)
+    edit(hostile / "settings.yaml", lambda s: s["data"].update(path=str(data)))
     page = Page(write_report(hostile, tmp_path / "a.html", pixels, k=30)[0])
     inside_only(page)
     plain = {h.encode("utf-8", "replace").decode() for h in HOSTILE}

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+from mura_fastai.confined import named_data
 from mura_fastai.data.phantom import make_phantom
 from mura_fastai.data.pixels import read_grey
 from mura_fastai.data.store import build_store
@@ -441,3 +442,55 @@ def test_training_decodes_each_file_of_mura_once(own_data, tmp_path, monkeypatch
     table = read_table(run / "images.csv")
     assert sorted(read) == sorted([*table.path, str(bad)])
     assert pd.read_csv(run / "skipped.csv").path.tolist() == [str(bad)]
+
+
+# ---------------------------------------------------------------- where the data of a run lies
+
+
+def data_path(run: Path) -> str | None:
+    return yaml.safe_load((run / "settings.yaml").read_text())["data"].get("path")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of", ["a function", "a relative folder"])
+def test_a_run_made_from_python_knows_where_its_images_lie(root, images, tmp_path, monkeypatch, of):
+    "Or neither could it be told from one that somebody sent, whose pictures are not shown."
+    monkeypatch.chdir(root.parent)
+    asked, data = (images, dict(path=root.name)) if of == "a relative folder" else (lambda: images, dict(source="mura"))
+    run = train_run(asked, tmp_path / "run", size=32, epochs=1, bs=16, store=False, num_workers=1, data=data)
+    assert data_path(run) == str(root)
+    assert len(predictions_of(run)) == (images.split == "valid").sum(), "its own pictures are read"
+
+
+def test_the_folder_of_the_data_is_the_deepest_that_holds_all_or_the_one_that_is_named(root, images, tmp_path):
+    (tmp_path / "link").symlink_to(root)
+    paths, asked = images.path, dict(source="mura")
+    assert named_data(paths, None) == dict(path=str(root))
+    assert named_data(paths, asked) == dict(path=str(root), source="mura") and asked == dict(source="mura")
+    assert named_data(paths[:1], dict(path=None))["path"] == os.path.dirname(paths[0])
+    assert named_data((), None) == {}, "a table without rows is refused in its own words"
+    for given in (str(root.parent.parent), str(tmp_path / "link"), root):
+        assert named_data(paths, dict(path=given))["path"] == str(given)
+
+
+def elsewhere(images: pd.DataFrame, path: str) -> pd.DataFrame:
+    table = images.copy()
+    table.loc[5, "path"] = path
+    return table
+
+
+@pytest.mark.parametrize("kind", ["no common folder", "no common folder, read later", "/", "//", "a table in /"])
+def test_what_has_no_folder_but_the_whole_machine_is_not_trained_on(images, tmp_path, kind):
+    table = elsewhere(images, "/elsewhere-than-all/image.png")
+    data = {"/": dict(path="/"), "//": dict(path="//"), "a table in /": dict(path="/mine.csv", source="csv")}.get(kind)
+    remedy = "put it into a folder of its own" if data else r"gather them in one, or name it \(data=dict\(path=...\)\)"
+    with pytest.raises(InputError, match=remedy) as e:
+        train_run((lambda: table) if "later" in kind else table, tmp_path / "run", data=data)
+    assert "\n" not in str(e.value) and not (tmp_path / "run").exists()
+
+
+def test_images_outside_of_the_named_folder_are_told_before_training(root, images, tmp_path):
+    shutil.copy(images.path[5], tmp_path / "other.png")
+    with pytest.raises(InputError, match=rf"{root}: some of the images lie outside.*data=dict\(path=...\)"):
+        train_run(elsewhere(images, str(tmp_path / "other.png")), tmp_path / "run", data=dict(path=str(root)))
+    assert not (tmp_path / "run").exists()

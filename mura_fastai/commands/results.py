@@ -126,6 +126,10 @@ def interpret(
     mura interpret runs/folds --suspects --blind
     mura interpret runs/folds --reviewed
     """
+    if out:
+        from mura_fastai.files import refuse_file
+
+        refuse_file(out, "choose another folder (--out)")
     if reviewed and (suspects or blind):
         raise InputError("--reviewed reads a worksheet that is filled in already: leave --suspects and --blind away")
     if blind and not suspects:

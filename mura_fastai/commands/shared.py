@@ -77,7 +77,9 @@ def pairs(text: str | None) -> dict:
             if found[name.strip()] is None:
                 found[name.strip()] = float(value)
         except ValueError:
-            raise InputError(f"{part!r} is no name=value with a number, true or false") from None
+            raise InputError(
+                f"{part!r} is no name=value with a number, true or false; give such pairs with commas between"
+            ) from None
     return found
 
 

@@ -132,6 +132,10 @@ def train(
     """
     if store and no_store:
         raise InputError("--store and --no-store exclude each other; give one of them")
+    if out:  # with folds, the images would be read and decoded first
+        from mura_fastai.files import refuse_file
+
+        refuse_file(out, "choose another folder (--out)")
     settings = dict(
         arch=arch, size=size, epochs=epochs, bs=bs, lr=lr, seed=seed, pretrained=not no_pretrained, weights=weights,
         allow_missing=allow_missing, until=until, pool=pool, dropout=dropout, region_aware=region_aware,

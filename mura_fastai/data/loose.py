@@ -64,7 +64,7 @@ def _one_input(item: Path) -> pd.DataFrame:
     if item.is_file():
         return loose_images([str(item)])
     if not item.is_dir():
-        raise InputError(f"{item}: no such file or folder")
+        raise InputError(f"{item}: no such file or folder; check the name")
     if (item / "train_image_paths.csv").exists() or (item / "dataset.csv").exists():
         return read_images(item, find_source(item), max_bad=1.0)
     files, skipped = image_files(item.absolute())
@@ -88,9 +88,11 @@ def _listed(file: Path) -> pd.DataFrame:
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except FileNotFoundError:
-        raise InputError(f"{file}: no such file") from None
-    except (UnicodeDecodeError, OSError) as e:
-        raise InputError(f"{file}: cannot be read as UTF-8 text ({e})") from None
+        raise InputError(f"{file}: no such file; check the name") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{file}: not UTF-8 text; save the list as UTF-8") from None
+    except OSError as e:
+        raise InputError(f"{file}: cannot be read ({e.strerror or e}); mend that, and give the command again") from None
     folder, paths, missing = file.absolute().parent, [], []
     for number, line in enumerate(lines, 1):
         if not line:

@@ -26,7 +26,7 @@ from mura_fastai.data.phantom_views import REGIONS, Study, draw_study
 from mura_fastai.data.pixels import MIN_SIDE
 from mura_fastai.data.studies import mura_images
 from mura_fastai.errors import InputError
-from mura_fastai.files import FULL
+from mura_fastai.files import FULL, refuse_file
 
 try:
     import fcntl
@@ -57,7 +57,8 @@ def make_phantom(
             f"a phantom needs at least 10 studies of {SMALLEST} pixels, not {studies} of {size}: raise studies or size "
             f"(narrower views would have a side under {MIN_SIDE} pixels, too small to train on)"
         )
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    refuse_file(root)
+    if root.exists() and any(root.iterdir()):
         raise InputError(f"{root} is not an empty folder: name a new one, or remove it first")
     if one_view is not None and not 0 <= one_view <= 1:
         raise InputError(f"one_view is {one_view}: give a share of the studies, from 0 to 1")

@@ -19,6 +19,7 @@ from mura_fastai.data.gather import Progress
 from mura_fastai.data.pixels import pad_square, read_grey
 from mura_fastai.data.store_files import (
     BAD,
+    FILES,
     GOOD,
     LATER,
     TODO,
@@ -26,11 +27,11 @@ from mura_fastai.data.store_files import (
     PixelFile,
     fit_array,
     read_store,
-    sweep,
     write_index,
     write_skipped,
 )
 from mura_fastai.errors import BadImage, InputError
+from mura_fastai.files import refuse_file, sweep
 
 BLOCK = 16  # images a task: with one each, threads spend half their time on handing over
 FLUSH = 0.25  # seconds between two flushes: what waits to be written at the end would hold everybody up
@@ -101,7 +102,8 @@ def build_store(
     if not files:
         raise InputError(f"{path}: no images to decode; check the table")
     with _locked(path, wait):
-        sweep(path)
+        for name in FILES:  # another file there may be anybody's
+            sweep(path, name, alone=True)
         index, todo = _plan(path, files, size)
         if todo:
             _decode(path, index, todo, workers or (os.cpu_count() or 1) + 1, progress)
@@ -149,6 +151,7 @@ def auto_store(
 @contextmanager
 def _locked(path: Path, wait: bool) -> Iterator[None]:
     "The folder, made where it is missing, with nobody else writing in it."
+    refuse_file(path)
     lock = filelock.FileLock(path / ".lock", timeout=-1 if wait else 0)
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ import csv
 import errno
 import io
 import os
-import re
 import shutil
 import threading
 from dataclasses import dataclass, field
@@ -19,10 +18,10 @@ import numpy as np
 from mura_fastai.errors import InputError
 from mura_fastai.files import replacing
 
+FILES = ("pixels.npy", "index.csv", "skipped.csv")  # of a store
 TODO, GOOD, BAD, LATER = range(4)  # LATER: begun for another table, not decoded, and asked for by none since
 
 _COLUMNS = ("path", "state", "status", "reason")
-_ASIDE = re.compile(r"\.(pixels|index|skipped)\.\d+\.(npy|csv)")  # as `files.replacing` names them
 _NO_RESERVE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # file systems that cannot set room aside
 
 
@@ -107,15 +106,6 @@ def _write_rows(file: Path, names: tuple, rows):
     # The module's own line ends, \r\n: with others it would not quote a \r inside a file's name.
     with open(file, "w", newline="", encoding="utf-8", errors="surrogateescape") as f:
         csv.writer(f).writerows([names, *rows])
-
-
-def sweep(
-    path: Path,  # a store's folder, locked
-):
-    "Remove what a killed process left half written: up to the size of the whole array."
-    for file in path.iterdir():
-        if _ASIDE.fullmatch(file.name):
-            file.unlink(missing_ok=True)
 
 
 def fit_array(

@@ -20,7 +20,7 @@ def read_table(
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; give a CSV with the columns {', '.join(required)}") from None
     except OSError as e:
-        raise InputError(f"{file}: cannot be read ({e.strerror or e})") from None
+        raise InputError(f"{file}: cannot be read ({e.strerror or e}); mend that, and give the command again") from None
     except UnicodeDecodeError as e:
         line = e.object[: e.start].count(b"\n") + 1
         raise InputError(f"{file}, line {line}: not UTF-8; save the table anew as UTF-8") from None

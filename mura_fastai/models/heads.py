@@ -81,7 +81,7 @@ def cut_after(
     A transformer's last norm stays. `InputError` for an unknown stage, naming those that there are."""
     known, before = stages(body), set(body.state_dict())
     if not known or not hasattr(body, "prune_intermediate_layers"):
-        raise InputError(f"{net_name(body)} has no stages that it can be cut after (until, --until)")
+        raise InputError(f"{net_name(body)} has no stages that it can be cut after; leave until out (--until)")
     if until not in known:
         raise InputError(f"{net_name(body)} has no stage {until!r}; its stages are {', '.join(known)}")
     try:

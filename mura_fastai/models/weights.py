@@ -6,6 +6,8 @@
 __all__ = ['head_names', 'net_name', 'read_weights', 'load_pretrained', 'fill']
 
 # %% ../../nbs/21_models.weights.ipynb #5b1e0a03
+import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -14,7 +16,7 @@ from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import nn
 
-from ..errors import InputError
+from ..errors import InputError, full_memory
 
 # %% ../../nbs/21_models.weights.ipynb #5b1e0a06
 def head_names(
@@ -32,6 +34,12 @@ def net_name(
     return body.pretrained_cfg.get("architecture", type(body).__name__)
 
 # %% ../../nbs/21_models.weights.ipynb #74326548
+_AS_SAFETENSORS = (
+    "where you trust it, load it and write its weights with safetensors.torch.save_file(net.state_dict(), "
+    "'net.safetensors'); timm's networks come as such files from its hub"
+)
+
+
 def read_weights(
     file: str | Path,  # .safetensors, or a PyTorch state dict
 ) -> dict[str, torch.Tensor]:
@@ -42,18 +50,35 @@ def read_weights(
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # of a file that is refused in the next moment, and in a line of ours
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise InputError(f"{file}: no such file of weights") from None
-    except SafetensorError as e:
-        raise InputError(f"{file}: not a whole safetensors file ({e}); copy it anew") from None
+        raise InputError(f"{file}: no such file of weights; name one that is there") from None
     except Exception as e:  # torch raises many kinds for a file that is not plain tensors
-        reason = (str(e) or type(e).__name__).splitlines()[0][:120]
-        raise InputError(f"{file}: not a plain file of weights ({reason}); convert it to .safetensors") from None
+        if full_memory(e):
+            raise
+        raise InputError(f"{file}: {_fault(file, e)}") from None
     state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise InputError(f"{file}: holds no state dict; convert it to .safetensors")
+        raise InputError(f"{file}: holds no state dict; give a file that net.state_dict() was saved to")
     return state
+
+
+def _fault(file: Path, e: Exception) -> str:
+    "What is wrong with a file that holds no weights, and what to do."
+    if isinstance(e, PermissionError):
+        return "you may not read it; have its owner allow it, or copy it"
+    with open(file, "rb") as f:
+        start = f.read(9)
+    # PyTorch's own file is a ZIP with a pickle in it; a safetensors file has its length first, whatever that is.
+    pickled = start.startswith((b"\x80", b"PK")) and not start.endswith(b"{")
+    if pickled and isinstance(e, pickle.UnpicklingError | SafetensorError):
+        return f"a pickle, which can run code when it is read; {_AS_SAFETENSORS}"
+    if isinstance(e, SafetensorError):
+        return "not a whole safetensors file; get it once more from where it came"
+    return "no weights, or not all of them; give a .safetensors file, or one that net.state_dict() was saved to"
 
 
 def load_pretrained(
@@ -77,7 +102,8 @@ def load_pretrained(
     needed = [n for n in own if n not in in_head and not n.endswith("num_batches_tracked")]
     missing = [n for n in needed if n not in state]
     if wrong or missing == needed:
-        raise InputError(f"{file}: weights of another network: {_some(wrong or missing)} do not fit {net_name(body)}")
+        told = f"{_some(wrong or missing)} do not fit {net_name(body)}; name the network they are of (--arch)"
+        raise InputError(f"{file}: weights of another network: {told}")
     if missing and not allow_missing:
         remedy = "allow_missing=True lets them start fresh (--allow-missing)"
         raise InputError(f"{file}: lacks {_some(missing)} of {net_name(body)}; {remedy}")

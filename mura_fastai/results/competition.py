@@ -21,9 +21,9 @@ def _lines(file: str | Path) -> list[tuple[int, str]]:
     try:
         text = Path(file).read_text(encoding="utf-8-sig", errors="surrogateescape")
     except FileNotFoundError:
-        raise InputError(f"{file}: no such file") from None
+        raise InputError(f"{file}: no such file; check the name") from None
     except OSError as e:
-        raise InputError(f"{file}: cannot be read ({e})") from None
+        raise InputError(f"{file}: cannot be read ({e.strerror or e}); mend that, and give the command again") from None
     return [(n, line.strip()) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 

@@ -321,7 +321,8 @@ def read_history(
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; a run has it from the end of its first epoch on") from None
     except (OSError, ValueError) as e:
-        raise InputError(f"{file}: not the history of a run ({' '.join(str(e).split())[:120]})") from None
+        why = " ".join(str(e).split())[:120]
+        raise InputError(f"{file}: not the history of a run ({why}); bring it back as it was") from None
 
 
 def plot_history(

@@ -95,7 +95,8 @@ def read_review(
         where, number = f"{Path(folder) / 'review.csv'}, line {line}", (row.get("number") or "").strip()
         verdict = " ".join((row.get("verdict") or "").lower().split())
         if number not in known or number in seen:
-            raise InputError(f"{where}: number {number!r} is {'there twice' if number in seen else 'not in the key'}")
+            fault = "there twice; take one line away" if number in seen else "not in the key; write it as it was"
+            raise InputError(f"{where}: number {number!r} is {fault}")
         if (row.get("region") or "") != known[number]:
             raise InputError(f"{where}: region is not that of the key; review-key.csv belongs to another worksheet")
         if verdict not in ("", *VERDICT_WORDS):

@@ -40,7 +40,9 @@ def read_predictions(
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; mura predict writes one") from None
     except (OSError, ValueError) as e:
-        raise InputError(f"{file}: not a predictions table ({' '.join(str(e).split())[:120]})") from None
+        raise InputError(
+            f"{file}: not a predictions table ({' '.join(str(e).split())[:120]}); mura predict writes one"
+        ) from None
     lost = [c for c in needed if c not in preds]
     if lost:
         raise InputError(f"{file}: no column {lost[0]!r}; a predictions table has {', '.join(needed)}")

@@ -17,6 +17,7 @@ from mura_fastai.data.phantom import make_phantom
 from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.studies import LABEL_NAMES, mura_images, summarize
 from mura_fastai.errors import InputError
+from mura_fastai.files import refuse_file
 from mura_fastai.results.experiment import interpret_run, resume, train
 from mura_fastai.results.interpret import MuraInterpretation
 from mura_fastai.results.measures import auroc
@@ -24,6 +25,7 @@ from mura_fastai.results.pictures import COLOURS, VERDICTS, draw_confusion, draw
 from mura_fastai.results.scoring import evaluate_run
 from mura_fastai.share.report import write_report
 from mura_fastai.text import aligned, one_of, ruled
+from mura_fastai.training.alone import refuse_busy
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.runs import read_settings
 
@@ -76,9 +78,12 @@ def demo(
 
 def _make_demo(folder: Path, studies: int, archs: tuple[str, ...], settings: dict):
     "What `demo` does; `settings` are those of `train`."
+    refuse_file(folder, "choose another folder (--out)")
     begun = {arch: folder / arch for arch in archs if (folder / arch / "settings.yaml").exists()}
     if begun and (folder / "report.html").exists():  # which comes last
         raise InputError(f"{folder}: holds a demo already; choose another folder (--out) or remove it")
+    for run in begun.values():
+        refuse_busy(run)
     root, images = demo_phantom(studies)
     for arch, run in begun.items():
         _refuse_other(run, {**settings, "arch": arch}, root)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mura_fastai.confined import refuse_outside
 from mura_fastai.data.phantom import is_phantom
 from mura_fastai.errors import InputError
 from mura_fastai.results.calibrate import Decision, read_decision
@@ -148,7 +149,7 @@ def read_facts(
     run = Path(run)
     plan = read_repeats(run)[0] if is_repeats(run) else None
     subs = sub_runs(run) if plan else [run]
-    settings, tables = read_settings(subs[0]), [read_table(one / "images.csv") for one in subs]
+    settings, tables = read_settings(subs[0]), [_read_own(one) for one in subs]
     skipped = [_read_skipped(one / "skipped.csv") for one in subs]
     skipped = None if any(told is None for told in skipped) else pd.concat(skipped).drop_duplicates(ignore_index=True)
     read = _several if plan else _single
@@ -158,6 +159,13 @@ def read_facts(
     )  # fmt: skip
     facts.hidden = _hidden(facts)
     return facts
+
+
+def _read_own(run: Path) -> pd.DataFrame:
+    "The images of a run. Their traits are read from the files, so those must be of its data."
+    images = read_table(run / "images.csv")
+    refuse_outside(images.path, read_settings(run).get("data"), run / "images.csv")
+    return images
 
 
 def _single(run: Path, subs: list[Path]):

@@ -11,7 +11,7 @@ from pathlib import Path
 import filelock
 
 from mura_fastai.errors import InputError
-from mura_fastai.files import FULL, is_alive, sweep, write_text
+from mura_fastai.files import FULL, is_alive, refuse_file, sweep, write_text
 
 LOCK, OWNER = ".lock", ".lock-owner.json"
 
@@ -25,6 +25,7 @@ def alone(
     The system itself opens the lock of a process that ends, however it ends. Raises `InputError` that names the process
     that holds it, and for a folder that cannot be written."""
     folder = Path(folder)
+    refuse_file(folder, "choose another folder (--out)")
     lock = filelock.FileLock(folder / LOCK, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,6 +56,24 @@ def trained_by(
     if not told or (told["host"] == socket.gethostname() and (told["pid"] == os.getpid() or not is_alive(told["pid"]))):
         return None
     return _named(told)
+
+
+def refuse_busy(
+    folder: str | Path,  # that holds a run already, for a new one
+):
+    "Raise `InputError` that names the process that trains there just now. Nothing is written."
+    folder = Path(folder)
+    if not (folder / LOCK).exists():
+        return
+    lock = filelock.FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        remedy = "wait for it to end, or choose another folder (--out)"
+        raise InputError(f"{folder}: holds a run already, and {_owner(folder)} is training it; {remedy}") from None
+    except OSError:  # the lock is not ours to open, so nobody can tell
+        return
+    lock.release()
 
 
 def _owner(folder: Path) -> str:

@@ -164,5 +164,5 @@ def augmentation(augment: dict) -> list:
     if wrong := [k for k in augment if k not in CHANGES]:
         raise InputError(f"no change of images is called {wrong[0]!r}; there are {', '.join(CHANGES)}")
     if wrong := [k for k, v in augment.items() if not isinstance(v, (int, float))]:
-        raise InputError(f"augmentation {wrong[0]}={augment[wrong[0]]!r}: a number, or true or false")
+        raise InputError(f"augmentation {wrong[0]}={augment[wrong[0]]!r}: give a number, or true or false")
     return xray_tfms(**augment)

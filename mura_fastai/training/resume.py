@@ -112,8 +112,9 @@ def _table(run: Path, settings: dict) -> pd.DataFrame:
 def _images(run: Path, settings: dict) -> pd.DataFrame | Callable[[], pd.DataFrame]:
     "The table as it was begun with; where the run had not come to read its data, what reads it."
     data = settings.get("data") or {}
-    # images.csv comes first, and alone it does not tell of what it was made.
-    if data.get("path") and not ((run / "images.csv").exists() and "fingerprint" in data):
+    # images.csv comes first, and alone it does not tell of what it was made. A table handed over from Python has no
+    # source from which it could be read again.
+    if data.get("path") and data.get("source") and not ((run / "images.csv").exists() and "fingerprint" in data):
         size = settings["size"] if settings.get("store", True) is True else None
         return partial(
             read_data, data["path"], data.get("source"), data.get("regions"), settings["max_bad"],

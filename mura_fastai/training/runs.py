@@ -9,18 +9,18 @@ import pandas as pd
 from fastai.learner import Learner
 from fastai.torch_core import default_device
 
-from mura_fastai.confined import refuse_links, refuse_outside
+from mura_fastai.confined import named_data, refuse_links, refuse_outside
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.store import Store
 from mura_fastai.data.studies import finish_images
-from mura_fastai.errors import InputError
-from mura_fastai.files import read_yaml
+from mura_fastai.errors import InputError, full_memory
+from mura_fastai.files import read_yaml, refuse_file
 from mura_fastai.models.backbones import OWN
 from mura_fastai.models.views import POOLINGS
 from mura_fastai.models.weights import fill
 from mura_fastai.provenance import checkout, versions
 from mura_fastai.schema import SETTINGS, check_values
-from mura_fastai.training.alone import LOCK, OWNER, alone, trained_by
+from mura_fastai.training.alone import LOCK, OWNER, alone, refuse_busy, trained_by
 from mura_fastai.training.beside import best_file
 from mura_fastai.training.fitting import CHANGES, FORM, augmentation, fit_run
 from mura_fastai.training.interrupts import saying_how_to_go_on
@@ -64,7 +64,8 @@ def train_run(
     compile: bool = False,  # have PyTorch compile the network; pays on a GPU in long runs
     num_workers: int | None = None,  # decoding threads
     max_bad: float = 0.05,  # share of unusable files that is left out without asking
-    data: dict | None = None,  # where the images come from, for the record
+    data: dict | None = None,  # where the images come from; `path`: the folder that holds all of them, found out
+    # where not given. Later on, pictures are shown from there alone
     views: str | None = None,  # learn whole studies, their views pooled by mean, max or attention; None: single images
     save_every: int | None = None,  # batches between two saved states within an epoch; each epoch's end is saved anyway
 ) -> Path:  # the run's folder
@@ -76,6 +77,9 @@ def train_run(
     Raises `InputError` for what is wrong beforehand and `TrainingError` for a loss that is not a number or a full disk.
     """
     out = Path(out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{arch.replace('/', '_')}")
+    refuse_file(out, "choose another folder (--out)")
+    if (out / "settings.yaml").exists():
+        refuse_busy(out)
     _refuse_other_run(out)
     refuse_links(out)
     if views is not None and views not in POOLINGS:  # not after an hour of decoding
@@ -93,7 +97,9 @@ def train_run(
         raise InputError(f"unknown optimizer {optimizer!r}; the known ones are {', '.join(OPTIMIZERS)}")
     check_schedule(schedule)
     tfms = augmentation(augment or {})
-    device = default_device()
+    if callable(images) and not (data or {}).get("path"):  # by its settings alone nobody could read the data again
+        images = images()
+    data, device = named_data(() if callable(images) else images.path, data), default_device()
     settings = dict(
         format=FORMAT, recipe=recipe, arch=arch, size=size, epochs=epochs,
         freeze_epochs=freeze_epochs if starts_trained else 0, bs=bs,
@@ -103,7 +109,7 @@ def train_run(
         region_aware=region_aware, views=views, seed=seed, pretrained=starts_trained,
         weights=str(Path(weights).absolute()) if weights else None, allow_missing=allow_missing,
         precision=resolve_precision(precision, device), compile=compile, store=store_name(store),
-        num_workers=num_workers, max_bad=max_bad, save_every=save_every, data=data or {}, versions=versions(),
+        num_workers=num_workers, max_bad=max_bad, save_every=save_every, data=data, versions=versions(),
         commit=checkout()["commit"], device=str(device),
     )  # fmt: skip
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
@@ -126,11 +132,13 @@ def taken_back(
     names: tuple[str, ...],  # of the files that are written before anything is learned
     learned: Callable[[], bool],  # whether something was
 ) -> Iterator[None]:
-    "Wrong input that shows before anything was learned leaves no run behind, and none of the folders made for it."
+    """Wrong input that shows before anything was learned leaves no run behind, and none of the folders made for it.
+
+    Nor does a batch too large for the memory: a smaller one is another training."""
     try:
         yield
-    except InputError:
-        if not learned():
+    except Exception as e:
+        if (isinstance(e, InputError) or full_memory(e)) and not learned():
             for name in (*names, *((OWNER, LOCK) if made else ())):
                 (out / name).unlink(missing_ok=True)
             with suppress(OSError):  # other files are in it
@@ -203,4 +211,6 @@ def read_table(
             raise ValueError("a label that is not 0, 1 or blank")
         return finish_images(rows)
     except (OSError, ValueError, KeyError) as e:
-        raise InputError(f"{file}: not the images table of a run ({' '.join(str(e).split())[:120]})") from None
+        raise InputError(
+            f"{file}: not the images table of a run ({' '.join(str(e).split())[:120]}); bring it back as it was"
+        ) from None
