@@ -153,7 +153,7 @@ def test_weights_that_a_crash_swallowed_are_no_finished_run(run, own):
     state = read_state(own)
     assert state.told["best"][1] == 0
     state.told["rows"].append({**state.told["rows"][0], "epoch": 1})
-    state.told["best"][1] = 1
+    state.told["best"][1], state.told["place"], state.told["settings"]["epochs"] = 1, [0, 2, 0], 2
     state.tensors |= {k: v + 1 for k, v in state.tensors.items() if k.startswith("model.") and v.is_floating_point()}
     write_state(own, state)
     evaluate_run(own, ci=None)
