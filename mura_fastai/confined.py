@@ -44,11 +44,12 @@ def refuse_outside(
 
     None is opened. A run may come from anybody; its tables shall not point a report at other pictures. Those of a run
     whose data is not here are names and nothing else. Settings that name no folder of data allow no image at all."""
-    root = data_folder(data)
-    # A path of one's own table that went through `..` was resolved when it was read.
-    roots = () if root is None else tuple(os.path.join(r, "") for r in {os.path.normpath(root), os.path.realpath(root)})
+    root, known = data_folder(data), {}
+    inside = None if root is None else os.path.join(os.path.realpath(root), "")
     for path in paths:
-        if not isinstance(path, str) or os.path.abspath(path).startswith(roots) or not os.path.exists(path):
+        if not isinstance(path, str) or not os.path.exists(path):
+            continue
+        if inside and _leads_to(path, known).startswith(inside):
             continue
         if root is None:
             raise InputError(
@@ -59,6 +60,15 @@ def refuse_outside(
             f"{file}: {path!r} lies outside of the run's data, {root}; if the data was moved, "
             f"change data.path in settings.yaml as well"
         )
+
+
+def _leads_to(path: str, known: dict[str, str]) -> str:
+    "What is opened under this path, links and `..` followed: what it looks like says nothing. `known`: folders before."
+    folder, name = os.path.split(path)
+    if folder not in known:  # a table has many images in one folder
+        known[folder] = os.path.realpath(folder)
+    there = os.path.join(known[folder], name)
+    return os.path.realpath(there) if os.path.islink(there) else there
 
 
 def named_data(
@@ -75,12 +85,9 @@ def named_data(
         if data_folder(data) is None:
             raise InputError(f"{data['path']}: the data lies in {os.sep} itself; put it into a folder of its own")
     elif paths:
-        data["path"] = os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in paths])
+        data["path"] = os.path.commonpath([os.path.dirname(os.path.realpath(p)) for p in paths])
         if data_folder(data) is None:
-            raise InputError(
-                f"the images have no folder in common but {os.sep}: gather them in one, or name it "
-                "(data=dict(path=...))"
-            )
+            raise InputError(f"the images have no folder in common but {os.sep}: gather them in one")
     root = data_folder(data)
     try:
         refuse_outside(paths, data, "images")

@@ -20,7 +20,6 @@ from mura_fastai.errors import InputError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the disk, for this user, in one file
 _LARGEST, _MOST = 2**18, 10**5  # bytes of a file of settings, and values in it
 _ASIDE = re.compile(r"\.(?P<stem>.*)\.(?P<host>[0-9a-f]{12})-(?P<pid>\d+)-[0-9a-f]{16}(?P<suffix>\.[^.]*)?", re.DOTALL)
-_EARLIER = re.compile(r"\.(?P<stem>.*)\.(?P<pid>\d+)(?P<suffix>\.\w+)?", re.DOTALL)  # as earlier versions named them
 _STALE = 7 * 24 * 3600.0  # seconds after which another machine's half-written file is taken for a dead process's
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -38,9 +37,7 @@ def replacing(
     path = Path(path)
     _make_folder(path.parent)
     sweep(path.parent, path.name)
-    # The suffix stays, since some writers choose the format by it.
-    own = f"{_host()}-{os.getpid()}-{secrets.token_hex(8)}"
-    aside, made = path.with_name(f".{_short(path.stem)}.{own}{path.suffix}"), False
+    aside, made = aside_of(path), False
     try:
         os.close(os.open(aside, _NEW, 0o666))
         made = True
@@ -63,6 +60,17 @@ def replacing(
     finally:
         if made:
             aside.unlink(missing_ok=True)
+
+
+def aside_of(
+    path: str | Path,  # a file
+    pid: int | None = None,  # of the process that writes it; this one where not given
+) -> Path:  # in the same folder; another one each time
+    "Under which name a process of this machine writes a file until it is whole: `.STEM.HOST-PID-RANDOM.SUFFIX`."
+    path = Path(path)
+    # The suffix stays, since some writers choose the format by it.
+    own = f"{_host()}-{os.getpid() if pid is None else pid}-{secrets.token_hex(8)}"
+    return path.with_name(f".{_short(path.stem)}.{own}{path.suffix}")
 
 
 def refuse_closed(
@@ -117,7 +125,7 @@ def sweep(
     mine = None if name is None else (_short(Path(name).stem), Path(name).suffix)
     with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         for file in Path(folder).iterdir():
-            found = _ASIDE.fullmatch(file.name) or _EARLIER.fullmatch(file.name)
+            found = _ASIDE.fullmatch(file.name)
             if found and mine in (None, (found["stem"], found["suffix"] or "")):
                 with suppress(OSError):
                     _sweep_file(file, found.groupdict(), alone)
@@ -126,7 +134,7 @@ def sweep(
 def _sweep_file(file: Path, named: dict, alone: bool):
     "Remove a half-written file, or a link in its place, whose process is dead."
     told = file.lstat()
-    if named.get("host", _host()) == _host():
+    if named["host"] == _host():
         dead = alone or not is_alive(int(named["pid"]))
     else:
         dead = time.time() - told.st_mtime > _STALE

@@ -16,6 +16,7 @@ import torch
 import yaml
 from PIL import Image
 
+from mura_fastai.confined import refuse_outside
 from mura_fastai.data.audit import audit_data
 from mura_fastai.data.reading import read_data
 from mura_fastai.errors import InputError
@@ -585,6 +586,27 @@ def test_a_run_that_names_no_folder_of_data_shows_no_picture_of_this_machine(
     assert (
         before == {f: f.read_bytes() for f in own_run.rglob("*") if f.is_file()} and not (tmp_path / "r.html").exists()
     )
+
+
+def test_a_path_that_leads_out_through_links_is_outside(tmp_path):
+    private, data, disk = tmp_path / "disk" / "private" / "p.png", tmp_path / "data", tmp_path / "disk"
+    for folder in (private.parent, disk / "train", data):
+        folder.mkdir(parents=True)
+    for file in (private, disk / "train" / "own.png", data / "own.png"):
+        Image.fromarray(picture(1)).save(file)
+    (data / "train").symlink_to(disk / "train")
+    (data / "link.png").symlink_to(private)
+    (tmp_path / "linked").symlink_to(data)
+    outside = [data / "train" / ".." / "private" / "p.png", data / "train" / "own.png", data / "link.png"]
+    told = [(path, data) for path in outside]
+    if Path("/proc/self/root").exists():
+        told.append((f"/proc/self/root{private}", "/proc/self"))
+    for path, root in told:
+        with pytest.raises(InputError, match="lies outside of the run's data"):
+            refuse_outside([str(path)], dict(path=str(root)), "images.csv")
+    for path in (data / "own.png", tmp_path / "linked" / "own.png", data / "." / "own.png"):
+        for root in (data, tmp_path / "linked"):
+            refuse_outside([str(path)], dict(path=str(root)), "images.csv")
 
 
 @pytest.mark.parametrize("name", ["images.csv", "predictions.csv"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from whole import READ, differences, torn
 
-from mura_fastai.files import write_text
+from mura_fastai.files import aside_of, write_text
 
 HERE = Path(__file__).parent
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, /proc and limits as Linux has them")
@@ -61,7 +61,8 @@ def test_what_a_killed_process_left_of_a_file_goes_when_the_file_is_written_anew
     "Of that file, and of processes that are no more; nobody else's file that looks like it."
     gone = subprocess.Popen(["true"])
     gone.wait()
-    names = [f".p.{gone.pid}.csv", f".p.{os.getppid()}.csv", f".q.{gone.pid}.csv", ".p.csv", f"p.{gone.pid}.csv"]
+    asides = [aside_of(tmp_path / n, p) for n, p in (("p.csv", gone.pid), ("p.csv", os.getppid()), ("q.csv", gone.pid))]
+    names = [*(aside.name for aside in asides), ".p.csv", asides[0].name[1:]]
     for name in names:
         (tmp_path / name).write_text("half")
     write_text(tmp_path / "p.csv", "whole")

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mura_fastai.files import replacing, sweep, write_bytes, write_text
+from mura_fastai.files import aside_of, replacing, sweep, write_bytes, write_text
 
 HERE = Path(__file__).parent
 UNIX = pytest.mark.skipif(sys.platform == "win32", reason="links, signals and modes of Unix")
@@ -170,30 +170,20 @@ def test_of_another_machine_only_what_nobody_has_written_to_for_a_week_is_swept(
 
 
 @UNIX
-def test_what_earlier_versions_left_is_swept_as_ever_and_nothing_that_looks_like_it(tmp_path):
+def test_nothing_that_looks_like_a_half_written_file_is_swept(tmp_path):
+    "A hidden file of somebody's, with a number in its name, is no leftover."
     with subprocess.Popen(["true"]) as gone:
         pass
-    here = this_host(tmp_path)
-    left = [f".p.{gone.pid}.csv", f".p.{here}-{gone.pid}-{'0' * 16}.csv"]
-    stays = [
-        f".p.{os.getppid()}.csv", f".p.{here}-{os.getppid()}-{'0' * 16}.csv", f".q.{gone.pid}.csv",
-        f".p.{here}-{gone.pid}-{'0' * 16}.csv.gz", f"p.{here}-{gone.pid}-{'0' * 16}.csv", f".p.{here}-{gone.pid}.csv",
-    ]  # fmt: skip
-    for name in left + stays:
-        (tmp_path / name).write_text("half")
-    (tmp_path / f".p.{here}-{gone.pid}-{'1' * 16}.csv").mkdir()
+    left, folder = aside_of(tmp_path / "p.csv", gone.pid), aside_of(tmp_path / "p.csv", gone.pid)
+    lives, other = aside_of(tmp_path / "p.csv", 1), aside_of(tmp_path / "q.csv", gone.pid)
+    alike = [f".p.{gone.pid}.csv", ".p.20240101.csv", f"{left.name}.gz", left.name[1:], f".p.{gone.pid}"]
+    for file in (left, lives, other, *(tmp_path / name for name in alike)):
+        file.write_text("half")
+    folder.mkdir()
     write_text(tmp_path / "p.csv", "whole")
-    assert names(tmp_path) == {"p.csv", "x", *stays, f".p.{here}-{gone.pid}-{'1' * 16}.csv"}
-
-
-@UNIX
-def test_a_live_file_whose_suffix_is_a_number_is_not_taken_for_an_earlier_versions(tmp_path):
-    with subprocess.Popen(["true"]) as gone:
-        pass
-    with replacing(tmp_path / f"run.{gone.pid}") as aside:
-        aside.write_text("x")
-        sweep(tmp_path)
-        assert aside.exists()
+    assert names(tmp_path) == {"p.csv", *alike, lives.name, other.name, folder.name}
+    sweep(tmp_path)
+    assert names(tmp_path) == {"p.csv", *alike, lives.name, folder.name}
 
 
 @UNIX
@@ -206,7 +196,7 @@ def test_what_cannot_be_swept_does_not_keep_anybody_from_writing(tmp_path):
     for folder, mode in ((shared, 0o1777), (hidden, 0o1733)):
         folder.mkdir()
         folder.chmod(mode)
-    (shared / f".p.{gone.pid}.csv").symlink_to("/nowhere")
+    aside_of(shared / "p.csv", gone.pid).symlink_to("/nowhere")
     for folder in (*tmp_path.parents, tmp_path):
         if str(folder).startswith("/tmp/"):
             folder.chmod(folder.stat().st_mode | 0o011)

@@ -20,7 +20,7 @@ from whole import state_parts
 
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.errors import InputError
-from mura_fastai.files import replacing, sweep
+from mura_fastai.files import aside_of, replacing, sweep
 from mura_fastai.results import experiment
 from mura_fastai.results.experiment import resume, train
 from mura_fastai.training import fitting, keeping, schedules
@@ -363,7 +363,8 @@ def test_a_damaged_state_is_noticed(done, harm):
 def test_leftovers_of_dead_processes_are_swept(tmp_path):
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
-    names = [f".state.{gone.pid}.safetensors", f".history.{gone.pid}.csv", f".notes.{os.getpid()}.txt", ".lock", "a.1"]
+    told = (("state.safetensors", gone.pid), ("history.csv", gone.pid), ("notes.txt", os.getpid()))
+    names = [*(aside_of(tmp_path / name, pid).name for name, pid in told), ".lock", "a.1"]
     for name in names:
         (tmp_path / name).touch()
     sweep(tmp_path)
@@ -412,7 +413,7 @@ def test_a_killed_process_is_noticed_and_its_training_goes_on(commands, argument
     code, out, err = commands(*arguments, "--out", run)
     assert code == 2 and "holds a run already" in err
     assert process.kill().end()[0] == -signal.SIGKILL
-    (run / "weights" / "last" / f".state.{process.pid}.safetensors").write_bytes(b"half")
+    aside_of(state_file(run), process.pid).write_bytes(b"half")
     code, out, err = commands("resume", run, "--ci", "none", "--json")
     assert code == 0, err
     assert json.loads(out)["run"] == str(run)

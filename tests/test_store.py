@@ -25,6 +25,7 @@ from mura_fastai.data.pixels import pad_square, read_grey, stderr_bar
 from mura_fastai.data.reading import select_regions
 from mura_fastai.data.store import Store, auto_store, build_store
 from mura_fastai.errors import InputError
+from mura_fastai.files import aside_of
 
 SIZE, N = 32, 24
 FILES = {"pixels.npy", "index.csv", "skipped.csv", ".lock"}
@@ -300,10 +301,12 @@ def test_a_killed_build_is_no_store_and_is_finished_with_the_right_pixels(table,
 
 def test_what_killed_builds_left_is_swept_and_nothing_else(table, tmp_path):
     build_store(table[:5], tmp_path / "store", SIZE)
-    for name in (".pixels.4711.npy", ".index.4711.csv", ".skipped.1.csv", ".notes.4711.npy", "pixels.1.npy"):
-        (tmp_path / "store" / name).write_bytes(b"x")
+    notes = aside_of(tmp_path / "store" / "notes.npy", 4711)
+    left = [aside_of(tmp_path / "store" / name, 1) for name in ("pixels.npy", "index.csv", "skipped.csv")]
+    for file in (*left, notes, tmp_path / "store" / ".pixels.1.npy", tmp_path / "store" / "pixels.1.npy"):
+        file.write_bytes(b"x")
     build_store(table, tmp_path / "store", SIZE)
-    assert files_of(tmp_path / "store") == FILES | {".notes.4711.npy", "pixels.1.npy"}
+    assert files_of(tmp_path / "store") == FILES | {notes.name, ".pixels.1.npy", "pixels.1.npy"}
 
 
 def test_an_array_that_is_longer_than_its_index_is_a_store_and_goes_on(table, tmp_path, decoded):
@@ -475,7 +478,7 @@ def test_a_file_system_that_cannot_set_space_aside_does_too(table, tmp_path, mon
 
 def test_a_folder_that_cannot_be_written_is_one_line(table, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="store: no store can be written there .*; choose another folder"):
+    with pytest.raises(InputError, match="file: is a file, .*; choose another folder"):
         build_store(table, tmp_path / "file" / "store", SIZE)
 
     def closed(*_, **__):
@@ -610,7 +613,7 @@ def test_prepare_counts_the_bad_files_of_its_own_table_alone(prepare, root, tabl
     "arguments, message",
     [
         (["absent"], "absent: no such folder"),
-        (["ROOT", "-o", "FILE"], "no store can be written there"),
+        (["ROOT", "-o", "FILE"], "is a file"),
         (["ROOT", "--max-bad", 7], "--max-bad 7.0 is no share"),
         (["ROOT", "--source", "nih"], "unknown source"),
         (["ROOT", "--size", 8], "--size"),
