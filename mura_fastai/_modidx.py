@@ -346,6 +346,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                'mura_fastai/results/interpret.py'),
                                                'mura_fastai.results.interpret.MuraInterpretation.most_confused': ( 'results.interpret.html#murainterpretation.most_confused',
                                                                                                                    'mura_fastai/results/interpret.py'),
+                                               'mura_fastai.results.interpret.MuraInterpretation.network': ( 'results.interpret.html#murainterpretation.network',
+                                                                                                             'mura_fastai/results/interpret.py'),
                                                'mura_fastai.results.interpret.MuraInterpretation.plot_calibration': ( 'results.interpret.html#murainterpretation.plot_calibration',
                                                                                                                       'mura_fastai/results/interpret.py'),
                                                'mura_fastai.results.interpret.MuraInterpretation.plot_confusion_matrix': ( 'results.interpret.html#murainterpretation.plot_confusion_matrix',

@@ -11,6 +11,10 @@ class InputError(ValueError):
         return told if len(told) <= 2000 else f"{told[:1500]} ... {told[-400:]}"
 
 
+class NoImages(InputError):
+    "Rows of which there are none, or whose files cannot be read: whoever can do without them may go on."
+
+
 class BadImage(ValueError):
     "One image file that cannot be used, and why. It is skipped and named, never met in the middle of an epoch."
 

@@ -48,7 +48,7 @@ def replacing(
         finally:
             os.close(handle)
         os.replace(aside, path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except OSError as e:
         if e.errno not in FULL:
             if str(e.filename) == str(aside):  # a name that nobody has heard of
@@ -117,6 +117,7 @@ def sweep(
     folder: str | Path,  # any
     name: str | None = None,  # of one file there; all where not given
     alone: bool = False,  # nobody else of this machine can be writing now: a lock is held
+    everywhere: bool = False,  # nor of another one: only who holds that lock ever writes there
 ):
     """Take away what processes that are no more left half written there, as `replacing` names it.
 
@@ -128,14 +129,14 @@ def sweep(
             found = _ASIDE.fullmatch(file.name)
             if found and mine in (None, (found["stem"], found["suffix"] or "")):
                 with suppress(OSError):
-                    _sweep_file(file, found.groupdict(), alone)
+                    _sweep_file(file, found.groupdict(), alone, everywhere)
 
 
-def _sweep_file(file: Path, named: dict, alone: bool):
+def _sweep_file(file: Path, named: dict, alone: bool, everywhere: bool):
     "Remove a half-written file, or a link in its place, whose process is dead."
     told = file.lstat()
-    if named["host"] == _host():
-        dead = alone or not is_alive(int(named["pid"]))
+    if everywhere or named["host"] == _host():
+        dead = alone or everywhere or not is_alive(int(named["pid"]))
     else:
         dead = time.time() - told.st_mtime > _STALE
     if dead and (stat.S_ISREG(told.st_mode) or stat.S_ISLNK(told.st_mode)):
@@ -178,10 +179,12 @@ def _make_folder(folder: Path):
     missing = [f for f in (folder, *folder.parents) if not f.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
-        _flush_folder(made.parent)
+        flush_folder(made.parent)
 
 
-def _flush_folder(folder: Path):
+def flush_folder(
+    folder: Path,  # in which a name was made, replaced or removed
+):
     "Names live in the folder: until it is flushed, a power cut can bring the former one back."
     if sys.platform == "win32":  # a folder cannot be opened there
         return

@@ -1,8 +1,11 @@
 "What lies beside a run's weights is of these weights, although it was predicted with while it was trained."
 
+import errno
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,18 +21,23 @@ from mura_fastai.errors import InputError
 from mura_fastai.models.weights import read_weights
 from mura_fastai.results import moments
 from mura_fastai.results.calibrate import Decision, read_decision, write_decision
+from mura_fastai.results.interpret import MuraInterpretation
 from mura_fastai.results.metrics import score
 from mura_fastai.results.moments import Moment
 from mura_fastai.results.predict import predict_images
 from mura_fastai.results.scoring import calibrate_run, evaluate_run
 from mura_fastai.results.tables import read_predictions, read_scores
+from mura_fastai.share.cards import maps_of
+from mura_fastai.share.report_facts import read_facts
 from mura_fastai.training import beside, keeping
-from mura_fastai.training.alone import alone, trained_by
+from mura_fastai.training.alone import OWNER, alone, refuse_busy, trained_by
 from mura_fastai.training.beside import KEPT, OF_WEIGHTS, best_file, placing, weights_mark
 from mura_fastai.training.keeping import save_best
 from mura_fastai.training.repeats import is_finished
 from mura_fastai.training.runs import load_run, read_table
 from mura_fastai.training.state import read_state, read_told, write_state
+
+UNIX = pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc")
 
 
 @pytest.fixture
@@ -111,8 +119,43 @@ def test_a_choice_of_ones_own_meanwhile_stays(own, while_predicting):
         (own / name).unlink()
     now = Moment(own)
     while_predicting(lambda: write_decision(Decision(0.25), own))
-    now.decision()
-    assert read_decision(own).threshold == 0.25
+    assert now.decision().threshold == 0.25 == read_decision(own).threshold
+
+
+def test_no_threshold_is_guessed_where_the_weights_are_others_or_damaged(own, root):
+    (own / "decision.yaml").unlink(missing_ok=True)
+    (own / KEPT["tune"]).unlink(missing_ok=True)
+    now = Moment(own)
+    better(own)
+    with pytest.raises(InputError, match="give the command again"):
+        now.decision()
+    best_file(own).write_bytes(b"x" * 100)
+    with pytest.raises(InputError, match="best.safetensors"):
+        Moment(own).decision()
+    best_file(own).unlink()
+    with pytest.raises(InputError, match="no weights yet"):
+        Moment(own).decision()
+
+
+def test_without_images_to_choose_on_abnormal_is_above_a_half(own, capsys):
+    for name in kept(own):
+        (own / name).unlink()
+    table = pd.read_csv(own / "images.csv")
+    table.assign(path=table.path + ".gone").to_csv(own / "images.csv", index=False)
+    assert Moment(own).decision() == Decision() and "no threshold could be chosen" in capsys.readouterr().err
+    table[table.split != "tune"].to_csv(own / "images.csv", index=False)
+    assert Moment(own).decision() == Decision() and "no rows of split 'tune'" in capsys.readouterr().err
+
+
+def test_heat_maps_are_of_the_weights_that_predicted(own):
+    Moment(own).predictions()
+    interp = MuraInterpretation.from_run(own)
+    facts = read_facts(own, "run")
+    better(own)
+    with pytest.raises(InputError, match="give the command again"):
+        interp.heat_maps(interp.top_losses(1))
+    with pytest.raises(InputError, match="give the command again"):
+        maps_of(facts.interp.preds[:1], {None: facts.interp.moment})
 
 
 def test_kept_files_and_other_weights_are_never_mixed(own):
@@ -144,6 +187,69 @@ def test_a_run_in_training_is_read_at_once_and_told_so(own, capsys):
     assert trained_by(own) is None, "the dead do not train, whatever they left"
 
 
+@pytest.mark.parametrize("host", ["oldcontainer", socket.gethostname()])
+def test_what_a_dead_training_said_of_itself_is_no_training(own, capsys, host):
+    "A container that is gone, a folder that was copied, a number that another process has by now."
+    told = dict(pid=os.getppid(), host=host, since="2026-01-01 00:00:00")
+    (own / OWNER).write_text(json.dumps(told))
+    for lock in (True, False):
+        assert (own / ".lock").exists() == lock, "the training left it"
+        assert trained_by(own) is None and refuse_busy(own) is None
+        Moment(own)
+        assert "training" not in capsys.readouterr().err
+        best = best_file(own).rename(own / "aside")
+        with pytest.raises(InputError, match="no weights yet; mura resume"):
+            load_run(own)
+        best.rename(best_file(own))
+        (own / ".lock").unlink(missing_ok=True)
+
+
+@UNIX
+def test_where_no_lock_can_be_asked_its_owner_is_believed(own, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    (own / OWNER).write_text(json.dumps(dict(pid=7, host="oldcontainer", since="2026-01-01 00:00:00")))
+    monkeypatch.setattr("fcntl.flock", refused)
+    assert trained_by(own).endswith("(7 on oldcontainer, since 2026-01-01 00:00:00; if that is no more: mura resume)")
+    with placing(own):
+        pass
+
+
+@UNIX
+@pytest.mark.parametrize("kind", ["a folder", "a pipe", "a file above"])
+def test_weights_that_are_no_file_are_refused_and_not_waited_for(own, kind):
+    if kind == "a file above":
+        shutil.rmtree(own / "weights")
+        (own / "weights").write_text("x")
+    else:
+        best_file(own).unlink()
+        os.mkfifo(best_file(own)) if kind == "a pipe" else best_file(own).mkdir()
+    with pytest.raises(InputError, match=r"best\.safetensors: .*; bring the weights back"):
+        Moment(own)
+
+
+@UNIX
+@pytest.mark.parametrize("kind", ["a folder", "a link"])
+def test_what_is_no_lock_is_named(own, kind):
+    (own / beside.LOCK).unlink(missing_ok=True)
+    (own / beside.LOCK).mkdir() if kind == "a folder" else (own / beside.LOCK).symlink_to(own / "images.csv")
+    with pytest.raises(InputError, match=r"\.keeping: .*; remove it"), placing(own):
+        pass
+
+
+@UNIX
+def test_what_a_dead_machine_left_among_the_weights_goes_with_the_next_training(own):
+    "Only who holds the lock writes there; in the run's folder others do."
+    name = ".best.0123456789ab-1-0123456789abcdef.safetensors"
+    last = own / "weights" / "last"
+    last.mkdir(exist_ok=True)
+    for folder in (own, last.parent, last):
+        (folder / name).write_bytes(b"half")
+    with alone(own):
+        assert [(f / name).exists() for f in (own, last.parent, last)] == [True, False, False]
+
+
 # ---------------------------------------------------------------- a crash between two steps
 
 
@@ -173,8 +279,8 @@ def _keeper(run, state):
 
 def test_what_was_made_goes_before_the_weights_and_for_good(own, monkeypatch):
     "A power cut between the two leaves former weights and nothing made with them."
-    done, flush = [], beside._flush_folder
-    monkeypatch.setattr(beside, "_flush_folder", lambda folder: done.append(str(folder)) or flush(folder))
+    done, flush = [], beside.flush_folder
+    monkeypatch.setattr(beside, "flush_folder", lambda folder: done.append(str(folder)) or flush(folder))
 
     def cut(*_):
         assert not kept(own) and done == [str(own)]
@@ -195,9 +301,6 @@ def test_a_run_of_an_earlier_version_is_finished_although_its_weights_tell_no_ep
 
 
 # ---------------------------------------------------------------- real processes
-
-
-UNIX = pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc")
 
 
 @pytest.fixture(scope="module")

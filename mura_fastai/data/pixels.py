@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageFile
 
-from ..errors import BadImage, InputError
+from ..errors import BadImage, NoImages
 from . import fingerprints
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow's other forty parsers never see a file
@@ -271,12 +271,12 @@ def limit_bad(
     total: int,  # number of files in all
     max_bad: float = 0.05,  # greatest share that is left out without asking
 ):
-    "Raise `InputError` when more than `max_bad` of the files cannot be used: then something else is wrong."
+    "Raise `NoImages` when more than `max_bad` of the files cannot be used: then something else is wrong."
     if len(bad) <= max_bad * total:
         return
     shown = "; ".join(f"{b['path']} ({b['reason']})" for b in bad[:3])
     more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-    raise InputError(
+    raise NoImages(
         f"{len(bad)} of {total} images ({len(bad) / total:.0%}) cannot be used, more than --max-bad {max_bad:g}: "
         f"{shown}{more}; repair them, or allow more with --max-bad {min(1, np.ceil(len(bad) / total * 100) / 100):g}"
     )

@@ -40,7 +40,7 @@ from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.recipes import recipe_settings
 from mura_fastai.training.repeats import check_repeats, is_finished, is_repeats, read_repeats, sub_runs, train_repeats
 from mura_fastai.training.resume import refuse_edited, resume_run
-from mura_fastai.training.runs import FORM, load_run, read_settings, train_run
+from mura_fastai.training.runs import FORM, read_settings, train_run
 
 
 def train(
@@ -205,9 +205,9 @@ def interpret_run(
     "`mura interpret`: confusion matrices, curves and top losses, drawn into the run's folder `figures`."
     interp = MuraInterpretation.from_run(run, data, split, source)
     if heat:
-        interp.learn = interp.learn or load_run(run)
+        learn = interp.network()
         try:
-            HeatMapper(interp.learn, method=heat)
+            HeatMapper(learn, method=heat)
         except InputError as e:  # a network without places: all else can be drawn
             print(f"no heat maps: {e}", file=sys.stderr)
             heat = None

@@ -47,11 +47,13 @@ class MuraInterpretation(Interpretation):
         learn=None,  # the Learner that predicted, where there is one
         dl=None,  # the DataLoader of the rows, where there is one
         decision: Decision | None = None,  # what a run keeps, instead of threshold and pool
-        run: str | Path | None = None,  # the folder of the run that predicted, for its history and heat maps
+        run: str | Path | Moment | None = None,  # the run that predicted (its folder, or the moment of it that did),
+        # for its history and heat maps
     ):
         self.decision = Decision(threshold, pool=pool) if decision is None else decision
         self.threshold, self.pool, self.given = self.decision.threshold, self.decision.pool, preds
-        self.run, self._scores = run, {}
+        self.moment = run if isinstance(run, Moment) else None
+        self.run, self._scores = self.moment.run if self.moment else run, {}
         studies = self.decision.apply(preds)  # first: it checks the table
         self.studies = self._finish(studies.rename(columns={"abnormal": "predicted"}))
         self.preds = self._finish(self._decide_images(preds))
@@ -80,7 +82,7 @@ class MuraInterpretation(Interpretation):
         "What a finished run predicts, decided as it decides; its network is loaded when heat maps are asked for."
         now = Moment(run)
         preds = now.predictions(data, split, source)
-        return cls(preds, decision=now.decision(), run=run, learn=now.loaded)
+        return cls(preds, decision=now.decision(), run=now, learn=now.loaded)
 
     def _decide_images(self, table):
         "Each image as if it were a study of its own."
@@ -170,6 +172,12 @@ class MuraInterpretation(Interpretation):
         # by name too, so that equal losses come in the same order always
         return self._table(level).sort_values(["loss", "study"], ascending=[not largest, True], kind="stable")[:k]
 
+    def network(self):  # a Learner, or None
+        "What predicted, of a run by the weights that did. `InputError` where a training has replaced them."
+        if self.learn is None and self.run is not None:
+            self.learn = self.moment.learn if self.moment else load_run(self.run)
+        return self.learn
+
     def heat_maps(
         self,
         rows: pd.DataFrame,  # rows of `preds`, such as top losses
@@ -177,9 +185,7 @@ class MuraInterpretation(Interpretation):
         **kwargs,  # of `heat_maps`, such as method and layer
     ) -> list[np.ndarray | None]:  # a map for each row; None where the file cannot be read
         "Where the network saw what speaks for abnormal, of these rows alone; see `heat_maps` of results/heatmaps."
-        if learn is None and self.learn is None and self.run is not None:
-            self.learn = load_run(self.run)
-        learn = self.learn if learn is None else learn
+        learn = self.network() if learn is None else learn
         if learn is None:
             raise InputError("heat maps need the network: give learn=, or start with from_learner or from_run")
         return heat_maps(learn, rows, **kwargs)

@@ -11,7 +11,7 @@ from mura_fastai.confined import refuse_outside
 from mura_fastai.data.reading import print_left_out, read_data
 from mura_fastai.data.store import Store, build_store, store_folder, whole_store
 from mura_fastai.data.studies import SPLITS
-from mura_fastai.errors import InputError
+from mura_fastai.errors import InputError, NoImages
 from mura_fastai.files import replacing
 from mura_fastai.results.calibrate import Decision, choose_decision, read_decision, write_decision
 from mura_fastai.results.predict import predict_images
@@ -34,9 +34,10 @@ class Moment:
     ):
         self.run, self.settings = Path(run), read_settings(run)
         self.mark, self.loaded = weights_mark(run), None
-        if who := trained_by(run):
-            print(f"{run}: {who} is training it; this is of the best of its epochs so far", file=sys.stderr)
-        while who and self.loaded is None:
+        if self.mark is None or not (who := trained_by(run)):  # without weights: said where they are needed
+            return
+        print(f"{run}: {who} is training it; this is of the best of its epochs so far", file=sys.stderr)
+        while self.loaded is None:
             self.mark, learn = weights_mark(run), load_run(run)
             self.loaded = learn if self.lasts() else None
 
@@ -72,7 +73,7 @@ class Moment:
         images = own if data is None else read_data(data, source, max_bad=1.0, split_seed=seed)
         images = images[images.split == split]
         if images.empty:
-            raise InputError(f"{data or self.run}: no rows of split {split!r}")
+            raise NoImages(f"{data or self.run}: no rows of split {split!r}")
         store = _decoded(self.settings, own, images) if data is None else None
         most = self.settings.get("max_bad", 0.05) if mine else 1.0
         preds = predict_images(self.learn, images, max_bad=most, store=store)
@@ -97,7 +98,7 @@ class Moment:
             return kept
         try:
             tune = self.predictions(split="tune")
-        except InputError as e:
+        except NoImages as e:  # and nothing else: better weights, for one, would decide in another way
             print(f"no threshold could be chosen, so abnormal is above 0.5: {e}", file=sys.stderr)
             return Decision()
         try:
@@ -107,8 +108,12 @@ class Moment:
             decision = Decision(chosen_on={"not chosen": str(e)})
 
         def write():
-            if not (self.run / "decision.yaml").exists():  # what somebody chose meanwhile, by a rule of his own, stays
+            nonlocal decision
+            # What somebody chose meanwhile, by a rule of his own, stays.
+            if (kept := read_decision(self.run)) is None:
                 write_decision(decision, self.run)
+            else:
+                decision = kept
 
         self.keep(write)
         return decision

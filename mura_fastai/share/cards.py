@@ -14,6 +14,7 @@ from mura_fastai.data.pixels import read_grey
 from mura_fastai.data.studies import LABEL_NAMES
 from mura_fastai.errors import BadImage, InputError
 from mura_fastai.results.heatmaps import heat_maps
+from mura_fastai.results.moments import Moment
 from mura_fastai.results.overlays import heat_ramp, overlay
 from mura_fastai.results.pages import attention_of
 from mura_fastai.results.pictures import VERDICTS
@@ -86,14 +87,16 @@ def views_of(
 
 def maps_of(
     views: pd.DataFrame,  # images; a column `fold` says which of several runs predicted them
-    runs: dict,  # fold -> folder of the run, or its Learner; None for the only one
+    runs: dict,  # fold -> folder of the run, its Learner or its Moment; None for the only one
 ) -> list:  # of maps, or None
     "Heat maps by the network that predicted each image. InputError: no weights, or a network that gives no maps."
     maps = [None] * len(views)
     for fold, run in runs.items():
         which = np.arange(len(views)) if fold is None else np.flatnonzero(views["fold"] == fold)
         if len(which):
-            found = heat_maps(run if isinstance(run, Learner) else load_run(run), views.iloc[which], num_workers=1)
+            if not isinstance(run, Learner):
+                run = run.learn if isinstance(run, Moment) else load_run(run)
+            found = heat_maps(run, views.iloc[which], num_workers=1)
             for i, heat in zip(which, found, strict=True):
                 maps[i] = heat
     return maps

@@ -190,7 +190,7 @@ def losses_section(
         "labels are wrong themselves; some findings cannot be seen on the views that there are."
     )
     if pixels and facts.there:
-        runs = {None: facts.interp.learn or facts.run} if not facts.plan else dict(enumerate(facts.subs))
+        runs = {None: facts.interp.moment or facts.run} if not facts.plan else dict(enumerate(facts.subs))
         if facts.plan and not facts.plan.get("folds"):
             runs = {None: facts.subs[0]}
         shown, fault = cards.cards(rows, facts.interp.preds, runs, facts.key)

@@ -171,7 +171,7 @@ def _read_own(run: Path) -> pd.DataFrame:
 def _single(run: Path, subs: list[Path]):
     now = Moment(run)
     preds, decision = now.predictions(), now.decision()
-    interp = MuraInterpretation(preds, decision=decision, run=run, learn=now.loaded)
+    interp = MuraInterpretation(preds, decision=decision, run=now, learn=now.loaded)
     scores = score(preds, decision=decision)
     scores.attrs["region_only"] = scores_to_json(region_only(run, preds))
     scores.attrs["always_normal"] = scores_to_json(score(always_normal(preds), ci=None))

@@ -1,5 +1,6 @@
 """One training a folder: a lock that its owner's death opens."""
 
+import errno
 import json
 import os
 import socket
@@ -9,6 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
+
+try:  # what filelock itself holds
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 from mura_fastai.errors import InputError
 from mura_fastai.files import FULL, is_alive, refuse_file, sweep, write_text
@@ -26,7 +32,7 @@ def alone(
     that holds it, and for a folder that cannot be written."""
     folder = Path(folder)
     refuse_file(folder, "choose another folder (--out)")
-    lock = filelock.FileLock(folder / LOCK, timeout=0)
+    lock = filelock.FileLock(folder / LOCK, timeout=0.2)  # who only asks, as `trained_by`, holds it for a moment
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -37,8 +43,9 @@ def alone(
             raise
         raise InputError(f"{folder}: cannot be written ({e.strerror or e}); choose another folder (--out)") from None
     try:
-        for part in (folder, folder / "weights", folder / "weights" / "last"):
-            sweep(part)
+        sweep(folder)  # others write there as well, without this lock
+        for part in (folder / "weights", folder / "weights" / "last"):
+            sweep(part, everywhere=True)
         told = dict(pid=os.getpid(), host=socket.gethostname(), since=time.strftime("%Y-%m-%d %H:%M:%S"))
         write_text(folder / OWNER, json.dumps(told))
         yield folder
@@ -51,29 +58,61 @@ def alone(
 def trained_by(
     folder: str | Path,  # of a run
 ) -> str | None:  # None where nobody does
-    "Which other process trains there, in words. By what it left there: for what is said, and not for what is safe."
-    told = _told(folder)
-    if not told or (told["host"] == socket.gethostname() and (told["pid"] == os.getpid() or not is_alive(told["pid"]))):
+    """Which other process trains there, in words. Nothing is written.
+
+    The lock itself is asked: what its owner wrote of itself outlives it, and goes with a copied folder. Only where
+    the lock cannot be asked (a share that knows none, another user's folder) is that believed."""
+    folder = Path(folder)
+    held, told = _is_held(folder / LOCK), _told(folder)
+    here = told is not None and told["host"] == socket.gethostname()
+    if held is False or (here and told["pid"] == os.getpid()):
         return None
-    return _named(told)
+    if held:
+        return _owner(folder)
+    if told is None or (here and not is_alive(told["pid"])):
+        return None
+    return _named(told, "; if that is no more: mura resume")
 
 
 def refuse_busy(
     folder: str | Path,  # that holds a run already, for a new one
 ):
-    "Raise `InputError` that names the process that trains there just now. Nothing is written."
-    folder = Path(folder)
-    if not (folder / LOCK).exists():
-        return
-    lock = filelock.FileLock(folder / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
+    "Raise `InputError` that names the process that trains there just now, as `trained_by`."
+    if who := trained_by(folder):
         remedy = "wait for it to end, or choose another folder (--out)"
-        raise InputError(f"{folder}: holds a run already, and {_owner(folder)} is training it; {remedy}") from None
-    except OSError:  # the lock is not ours to open, so nobody can tell
-        return
-    lock.release()
+        raise InputError(f"{folder}: holds a run already, and {who} is training it; {remedy}")
+
+
+def _is_held(file: Path) -> bool | None:
+    "Whether somebody holds a lock; None where that cannot be told."
+    if fcntl is None:
+        return _is_held_elsewhere(file)
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that ask are not in each other's way
+    except OSError as e:
+        return True if e.errno in (errno.EACCES, errno.EAGAIN) else None
+    finally:
+        os.close(handle)
+    return False
+
+
+def _is_held_elsewhere(file: Path) -> bool | None:
+    "As `_is_held`, on Windows."
+    if not file.exists():
+        return False
+    try:
+        with filelock.FileLock(file, timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+    except OSError:
+        return None
 
 
 def _owner(folder: Path) -> str:
@@ -82,8 +121,8 @@ def _owner(folder: Path) -> str:
     return _named(told) if told else "another process"  # it has only just begun
 
 
-def _named(told: dict) -> str:
-    return f"another process ({told['pid']} on {told['host']}, since {told['since']})"
+def _named(told: dict, more: str = "") -> str:
+    return f"another process ({told['pid']} on {told['host']}, since {told['since']}{more})"
 
 
 def _told(folder: str | Path) -> dict | None:

@@ -7,15 +7,20 @@ away what was made before it replaces the weights, and what was made is kept onl
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
 
-from mura_fastai.files import _flush_folder
+from mura_fastai.errors import InputError
+from mura_fastai.files import flush_folder
 
 LOCK = ".keeping"
+# Another user's folder, or one on a disc that cannot be written: what is to be written says so itself. Then shares that
+# know no locks.
+LOCKLESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 # What a run keeps of its own rows: those that are reported, and those that are chosen on.
 KEPT = {"valid": "predictions.csv", "tune": "predictions-tune.csv"}
 # What was made with the weights, and is nothing without them.
@@ -32,12 +37,23 @@ def best_file(
 def weights_mark(
     run: str | Path,  # a run's folder
 ) -> tuple[int, ...] | None:  # None where there are none
-    "Which best weights a run has: others come as another file, so none needs to be read through for this."
+    """Which best weights a run has: others come as another file, so none needs to be read through for this.
+
+    Raises `InputError` for what is no file, and for what may not be read."""
+    file = best_file(run)
     try:
-        with open(best_file(run), "rb") as f:  # opened, since a shared folder may tell of a closed file what was
-            told = os.fstat(f.fileno())
+        # Opened, since a shared folder may tell of a closed file what was; and a pipe is not waited for.
+        handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except FileNotFoundError:
         return None
+    except OSError as e:
+        raise InputError(f"{file}: cannot be read ({e.strerror or e}); bring the weights back as they were") from None
+    try:
+        told = os.fstat(handle)
+    finally:
+        os.close(handle)
+    if not stat.S_ISREG(told.st_mode):
+        raise InputError(f"{file}: no regular file; bring the weights back as they were")
     return told.st_ino, told.st_mtime_ns, told.st_size
 
 
@@ -50,8 +66,9 @@ def placing(
     try:
         lock.acquire()
     except OSError as e:
-        # Another user's folder, or one on a disc that cannot be written: what is to be written says so itself.
-        if e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if e.errno in (errno.EISDIR, errno.ELOOP):
+            raise InputError(f"{Path(run) / LOCK}: a folder or a link in the place of a lock; remove it") from None
+        if e.errno not in LOCKLESS:
             raise
     try:
         yield
@@ -67,4 +84,4 @@ def drop_made(
     for file in made:
         file.unlink(missing_ok=True)
     if made:
-        _flush_folder(Path(run))
+        flush_folder(Path(run))
