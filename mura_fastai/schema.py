@@ -75,7 +75,7 @@ DATA: dict[str, tuple[Callable, str]] = {
     "path": _or(_NONE, _TEXT), "source": _or(_NONE, _SOURCE), "split_seed": _whole(), "phantom": _BOOL,
     "regions": _or(_TEXT, _list(_TEXT)),  # as it was asked for, until the data has been read
     "allow_leaks": _BOOL, "images": _table(_whole()), "fingerprint": _TEXT, "folds": _whole(2), "fold": _whole(),
-    "tables": _table(_TEXT),
+    "tables": _table(_TEXT), "table": _TEXT,
 }  # fmt: skip
 REPEATS: dict[str, tuple[Callable, str]] = {
     "format": _whole(1), "folds": _or(_NONE, _whole(2, 1000)), "seeds": _list(_whole()),

@@ -150,7 +150,7 @@ def test_runs_on_other_data_or_other_studies_are_refused(two, tmp_path):
     change(other / "settings.yaml", dict(data=told | dict(fingerprint="0" * 16)))
     with pytest.raises(InputError, match=f"{other}: other data or another split than {run}.*{'0' * 16}"):
         frontier(two, tmp_path / "out", **FAST)
-    change(other / "settings.yaml", dict(data={}))
+    change(other / "settings.yaml", dict(data={"path": told["path"], "source": told["source"]}))
     with pytest.raises(InputError, match="keeps no fingerprint"):
         frontier(two, **FAST)
     change(other / "settings.yaml", dict(data=told))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +227,38 @@ def test_other_data_is_refused(own, root, tmp_path):
     (data / "train_image_paths.csv").write_text("\n".join(p for p in paths if study not in p) + "\n")
     with pytest.raises(InputError, match="images|fingerprint"):
         train(data, own, folds=2, seeds=2, seed=3, **QUICK)
+
+
+def test_a_refused_call_leaves_the_plan_as_it_was(own, root, tmp_path):
+    plan = (own / "repeats.yaml").read_bytes()
+    other = tmp_path / "other"
+    shutil.copytree(root, other / root.name)
+    gone = (other / root.name / "train_labeled_studies.csv").read_text().splitlines()[-1].rpartition(",")[0]
+    for file in (other / root.name).glob("train_*.csv"):
+        file.write_text("".join(line for line in file.read_text().splitlines(True) if not line.startswith(gone)))
+    with pytest.raises(InputError, match="begun with"):
+        train(other / root.name, own, folds=2, seeds=5, seed=3, **QUICK)
+    assert (own / "repeats.yaml").read_bytes() == plan
+
+
+def test_other_patients_deal_other_folds_and_are_refused(images, tmp_path, monkeypatch, capsys):
+    "What is studied, its labels and its split are the same: the fingerprint does not tell."
+    from mura_fastai.training import repeats
+
+    def stopped(table, run, **_):
+        run.mkdir()
+        (run / "settings.yaml").write_text("format: 1\narch: mura_cnn\nsize: 40\nepochs: 1\nbs: 8\nseed: 0\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(repeats, "train_run", wraps(repeats.train_run)(stopped))
+    for table, error, told in (
+        (images, KeyboardInterrupt, "stopped; to go on: call train_repeats again, with the same"),
+        (images.assign(patient=images.patient.iloc[::-1].to_numpy()), InputError, ""),
+    ):
+        with pytest.raises(error) as e:
+            repeats.train_repeats(table, tmp_path / "run", lambda _: None, folds=2, store=False, size=40)
+        assert told in capsys.readouterr().err
+    assert "begun with table" in str(e.value)
 
 
 def test_two_processes_do_not_train_in_one_folder(own, root):

@@ -609,6 +609,20 @@ def test_labels_that_were_edited_since_are_refused_with_their_file(from_tables, 
     assert mura("resume", run, "--ci", "none")[0] == 0
 
 
+def test_labels_that_were_edited_before_anything_was_learned_are_taken(root, tmp_path, monkeypatch):
+    data, run = tmp_path / root.name, tmp_path / "run"
+    shutil.copytree(root, data)
+    with monkeypatch.context() as m, pytest.raises(Cut):
+        m.setattr(fitting, "_learner", lambda *_, **__: stop())
+        train(data, run, epochs=1, ci=None, **QUICK)
+    before = pd.read_csv(run / "images.csv")
+    gone = (data / "train_labeled_studies.csv").read_text().splitlines()[-1].rpartition(",")[0]
+    for file in data.glob("train_*.csv"):
+        file.write_text("".join(line for line in file.read_text().splitlines(True) if not line.startswith(gone)))
+    resume(run, ci=None)
+    assert 0 < len(pd.read_csv(run / "images.csv")) < len(before)
+
+
 def test_a_crash_between_the_table_and_its_settings_loses_neither(root, tmp_path, monkeypatch):
     with monkeypatch.context() as m, pytest.raises(Cut):
         m.setattr(fitting, "provenance_of", stop)

@@ -1,6 +1,7 @@
 "What trivial traits tell: planted ones are found, useless ones read a half, and files are described as they are."
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -274,7 +275,8 @@ def test_the_audit_of_data_names_what_is_left_out_and_is_one_json_document(image
 def test_a_run_is_audited_from_its_folder_without_pytorch(images, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    (run / "settings.yaml").write_text("format: 1\n")
+    where = os.path.commonpath(images.path.tolist())
+    (run / "settings.yaml").write_text(f"format: 1\ndata: {{path: {where}}}\n")
     images.to_csv(run / "images.csv", index=False)
     with pytest.raises(InputError, match="mura evaluate"):
         audit_shortcuts(run)

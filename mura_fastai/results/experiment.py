@@ -38,7 +38,15 @@ from mura_fastai.text import one_of
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.recipes import recipe_settings
-from mura_fastai.training.repeats import check_repeats, is_finished, is_repeats, read_repeats, sub_runs, train_repeats
+from mura_fastai.training.repeats import (
+    check_repeats,
+    is_begun,
+    is_finished,
+    is_repeats,
+    read_repeats,
+    sub_runs,
+    train_repeats,
+)
 from mura_fastai.training.resume import refuse_edited, resume_run
 from mura_fastai.training.runs import FORM, read_settings, train_run
 
@@ -105,11 +113,12 @@ def resume(
     Raises `InputError` where settings or data have changed: see `resume_run` and `train_repeats`."""
     check_interval(ci)
     if is_repeats(run):
-        told = read_repeats(run)[0]
+        told, plan = read_repeats(run)
         data, settings = told.get("data") or {}, told.get("settings") or {}
         if not data.get("path"):
             raise InputError(f"{run}: repeats.yaml names no data; call train_repeats with them again, it goes on")
-        refuse_edited(data)
+        if is_begun(Path(run), plan):
+            refuse_edited(data)
         settings = settings | {"seed": told["seeds"][0], "num_workers": num_workers}
         if isinstance(settings.get("store"), str) and not Path(settings["store"]).exists():
             settings["store"] = True

@@ -1,6 +1,7 @@
 """The whole job in three minutes, on invented radiographs: two networks trained, scored, compared, drawn."""
 
 import hashlib
+import inspect
 import shlex
 import shutil
 import sys
@@ -70,6 +71,8 @@ def demo(
     folder = Path(folder or Path("runs") / f"demo-{time.strftime('%Y%m%d-%H%M%S')}")
     told = dict(out=folder, studies=studies, epochs=epochs, size=size, seed=seed)
     command = shlex.join(["mura", "demo", *(str(o) for k, v in told.items() for o in (f"--{k}", v))])
+    if (bs, archs) != (inspect.signature(demo).parameters["bs"].default, ARCHS):  # the command has no such options
+        command = "call demo again, with the same"
     with saying_how_to_go_on(folder, command):
         _make_demo(folder, studies, archs, dict(size=size, epochs=epochs, bs=bs, seed=seed, pretrained=False))
     print(f"{time.perf_counter() - started:.0f} s in all", file=sys.stderr)

@@ -25,7 +25,7 @@ from mura_fastai.schema import REPEATS, check_values
 from mura_fastai.text import one_of
 from mura_fastai.training.alone import alone
 from mura_fastai.training.beside import KEPT, best_file
-from mura_fastai.training.fitting import provenance_of
+from mura_fastai.training.fitting import provenance_of, table_digest
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.keeping import lacks_best
 from mura_fastai.training.resume import is_trained, resume_run
@@ -124,13 +124,15 @@ def train_repeats(
     )  # fmt: skip
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     mine = () if is_repeats(out) else (FILE,)
-    with saying_how_to_go_on(out), alone(out), taken_back(out, made, mine, partial(_is_begun, out, plan)):
+    # `mura resume` reads the data again, and of a table that was handed over it knows no source.
+    again = None if data.get("path") else "call train_repeats again, with the same"
+    with saying_how_to_go_on(out, again), alone(out), taken_back(out, made, mine, partial(is_begun, out, plan)):
         if callable(images):
             _write_plan(out, told)
             images = images()
         split_seed, official = data.get("split_seed", 0), official_splits(images, data.get("source"))
         tables = {None: images} if folds is None else dict(enumerate(fold_tables(images, folds, split_seed, official)))
-        told["data"] = provenance_of(images, data)
+        told["data"] = provenance_of(images, data) | {"table": table_digest(images)[:16]}
         _write_plan(out, told)
         if store is None or store is True:
             # Once for all: some of the images alone would find another place in the cache.
@@ -157,7 +159,10 @@ def train_repeats(
     return out
 
 
-def _is_begun(out: Path, plan: list[Repeat]) -> bool:
+def is_begun(
+    out: Path,  # the folder of all runs
+    plan: list[Repeat],
+) -> bool:
     "Whether one of the trainings has read its data."
     return any((out / repeat.name / "settings.yaml").exists() for repeat in plan)
 
@@ -251,12 +256,16 @@ def _write_plan(out: Path, told: dict):
         raise InputError(f"{out}: holds a single run; choose another folder (--out) or remove it")
     if is_repeats(out):
         old, plan = read_repeats(out)
-        if _is_begun(out, plan):
+        if is_begun(out, plan):
             read = "fingerprint" in told["data"]
             before, now = _compared(old, read), _compared(told, read)
             if set(old["seeds"]) <= set(told["seeds"]):
                 before["seeds"] = now["seeds"]  # more seeds of the same recipe
+            if before.get("table") is None:  # of an earlier version
+                before["table"] = now.get("table")
             _refuse_changes(out, before, now)
+            if not read:  # what is refused once it is read shall not have changed the plan
+                return
             told = {**old, "seeds": told["seeds"]}  # what is there says which version began it
     write_text(out / FILE, yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
 
@@ -268,7 +277,10 @@ def _compared(told: dict, read: bool) -> dict:
     asked = {k: p.default for k, p in known.items() if k not in _NOT_ASKED} | (told.get("settings") or {})
     for name in ("save_every", "store"):  # they change nothing of what is learned
         asked.pop(name, None)
-    where = {k: data.get(k) for k in ("source", "split_seed", *(("regions", "images", "fingerprint") if read else ()))}
+    where = {
+        k: data.get(k)
+        for k in ("source", "split_seed", *(("regions", "images", "fingerprint", "table") if read else ()))
+    }
     return {"folds": told.get("folds"), "seeds": told["seeds"], **asked, **where}
 
 

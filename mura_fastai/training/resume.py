@@ -46,8 +46,9 @@ def resume_run(
         if is_trained(run, settings):
             _end(run)
             return run
-        refuse_edited(settings.get("data") or {})
-        state = read_state(run)
+        state, data = read_state(run), settings.get("data") or {}
+        if state is not None or "fold" in data:  # a fold is dealt by the plan that it is of
+            refuse_edited(data)
         if state is None:
             return fit_run(run, _as_begun_now(run, settings), _images(run, settings), store)
         images = _table(run, settings)
@@ -114,7 +115,8 @@ def _images(run: Path, settings: dict) -> pd.DataFrame | Callable[[], pd.DataFra
     data = settings.get("data") or {}
     # images.csv comes first, and alone it does not tell of what it was made. A table handed over from Python has no
     # source from which it could be read again.
-    if data.get("path") and data.get("source") and not ((run / "images.csv").exists() and "fingerprint" in data):
+    whole = (run / "images.csv").exists() and "fingerprint" in data and not edited_tables(data)
+    if data.get("path") and data.get("source") and not whole:
         size = settings["size"] if settings.get("store", True) is True else None
         return partial(
             read_data, data["path"], data.get("source"), data.get("regions"), settings["max_bad"],
@@ -149,14 +151,20 @@ def _refuse_changes(run: Path, settings: dict, images: pd.DataFrame, state: Stat
             raise InputError(f"{files}: {what} since the training began; {ANEW}")
 
 
-def refuse_edited(
+def edited_tables(
     data: dict,  # of settings.yaml or repeats.yaml: path, source, and the `source_tables` where it knows them
+) -> list[str]:
+    "Names of the CSVs that the labels came from and that are others now; one that is away says nothing."
+    then = data.get("tables") or {}
+    now = source_tables(data["path"], data.get("source")) if then and data.get("path") else {}
+    return [name for name in now if now[name] != then.get(name, now[name])]
+
+
+def refuse_edited(
+    data: dict,  # as of `edited_tables`
 ):
-    "Raise `InputError` where a CSV that the labels came from is another now; one that is away says nothing."
-    then, now = data.get("tables") or {}, {}
-    if then and data.get("path"):
-        now = source_tables(data["path"], data.get("source"))
-    if changed := [name for name in now if now[name] != then.get(name, now[name])]:
+    "Raise `InputError` where a CSV that the labels came from is another now."
+    if changed := edited_tables(data):
         path = Path(data["path"])
         file = path if data.get("source") == "csv" else path / changed[0]
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
