@@ -115,8 +115,10 @@ def resume(
     if is_repeats(run):
         told, plan = read_repeats(run)
         data, settings = told.get("data") or {}, told.get("settings") or {}
-        if not data.get("path"):
-            raise InputError(f"{run}: repeats.yaml names no data; call train_repeats with them again, it goes on")
+        if not (data.get("path") and data.get("source")):
+            raise InputError(
+                f"{run}: repeats.yaml names no data to be read again; call train_repeats with them, it goes on"
+            )
         if is_begun(Path(run), plan):
             refuse_edited(data)
         settings = settings | {"seed": told["seeds"][0], "num_workers": num_workers}

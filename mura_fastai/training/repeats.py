@@ -125,7 +125,7 @@ def train_repeats(
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     mine = () if is_repeats(out) else (FILE,)
     # `mura resume` reads the data again, and of a table that was handed over it knows no source.
-    again = None if data.get("path") else "call train_repeats again, with the same"
+    again = None if data.get("path") and data.get("source") else "call train_repeats again, with the same"
     with saying_how_to_go_on(out, again), alone(out), taken_back(out, made, mine, partial(is_begun, out, plan)):
         if callable(images):
             _write_plan(out, told)
