@@ -360,7 +360,14 @@ def test_a_demo_that_was_interrupted_goes_on(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
         m.setattr(KeepState, "after_epoch", stopped)
         demo(folder, epochs=2, **how)
-    assert f"stopped; to go on: mura demo --out '{folder}' --studies 60 --epochs 2" in capsys.readouterr().err
+    assert "stopped; to go on: call demo again, with the same\n" in capsys.readouterr().err  # of other networks
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(module, "demo_phantom", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        demo(tmp_path / "as the command", 60, 2, 32)
+    told = (
+        f"stopped; to go on: mura demo --out '{tmp_path / 'as the command'}' --studies 60 --epochs 2 --size 32 --seed 0"
+    )
+    assert told in capsys.readouterr().err
     with pytest.raises(InputError, match="mura_cnn: was begun with epochs 2, now epochs 3"):
         demo(folder, epochs=3, **how)
     demo(folder, epochs=2, **how)
