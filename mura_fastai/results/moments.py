@@ -16,9 +16,11 @@ from mura_fastai.files import replacing
 from mura_fastai.results.calibrate import Decision, choose_decision, read_decision, write_decision
 from mura_fastai.results.predict import predict_images
 from mura_fastai.results.tables import read_predictions, write_predictions
+from mura_fastai.text import one_of
 from mura_fastai.training.alone import trained_by
 from mura_fastai.training.beside import KEPT, placing, weights_mark
 from mura_fastai.training.runs import load_run, read_settings, read_table
+from mura_fastai.training.state import read_told
 
 
 class Moment:
@@ -34,7 +36,11 @@ class Moment:
     ):
         self.run, self.settings = Path(run), read_settings(run)
         self.mark, self.loaded = weights_mark(run), None
-        if self.mark is None or not (who := trained_by(run)):  # without weights: said where they are needed
+        if self.mark is None:  # said where they are needed
+            return
+        who = trained_by(run)
+        if not who:
+            _say_interrupted(self.run)
             return
         print(f"{run}: {who} is training it; this is of the best of its epochs so far", file=sys.stderr)
         while self.loaded is None:
@@ -146,6 +152,18 @@ class Moment:
         preds = read_predictions(file)
         refuse_outside(preds.get("path", ()), self.settings.get("data"), file)
         return preds
+
+
+def _say_interrupted(run: Path):
+    "What nobody trains and is not trained to its end is scored all the same: that is to be known."
+    try:
+        told = read_told(run)
+    except InputError:  # who goes on is told; its weights are whole or not all the same
+        return
+    if told is not None and not told["done"]:
+        asked = told["settings"]["epochs"] + told["settings"]["freeze_epochs"]
+        n = f"{len(told['rows'])} of {one_of(asked, 'epoch')}"
+        print(f"{run}: interrupted after {n}; this is of the best so far; to go on: mura resume {run}", file=sys.stderr)
 
 
 def _decoded(settings: dict, own: pd.DataFrame, images: pd.DataFrame) -> Store | None:
