@@ -63,7 +63,8 @@ _NET = (lambda v: isinstance(v, str) and re.fullmatch(r"\w[\w.\-]*", v) is not N
 SETTINGS: dict[str, tuple[Callable, str]] = {
     "format": _whole(1), "recipe": _or(_NONE, _TEXT), "arch": _NET, "size": _whole(1, 8192), "epochs": _whole(1),
     "freeze_epochs": _whole(), "bs": _whole(1, 10**6), "lr": _number(0, 1e6), "seed": _whole(),
-    "layer_decay": _or(_NONE, _number(0, 1)), "schedule": _TEXT, "optimizer": _TEXT,
+    "layer_decay": _or(_NONE, _number(0, 1)), "weight_decay": _or(_NONE, _number(0, 1)),
+    "schedule": _TEXT, "optimizer": _TEXT,
     "augment": _table(_or(_number(-1e6, 1e6), _BOOL)), "until": _or(_NONE, _TEXT), "pool": _or(_NONE, _TEXT),
     "dropout": _or(_NONE, _number(0, 1)), "region_aware": _BOOL, "views": _or(_NONE, _TEXT), "pretrained": _BOOL,
     "weights": _or(_NONE, _TEXT), "allow_missing": _BOOL, "precision": _TEXT, "compile": _BOOL,

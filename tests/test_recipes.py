@@ -167,7 +167,11 @@ def test_a_run_records_the_recipe_and_every_value_it_came_to(mura, root, tmp_pat
 
 def test_a_run_without_a_recipe_records_its_values_too(run):
     kept = yaml.safe_load((run / "settings.yaml").read_text())
-    assert kept | dict(recipe=None, schedule="one-cycle", plateau=None, optimizer="fastai", layer_decay=None) == kept
+    assert (
+        kept
+        | dict(recipe=None, schedule="one-cycle", plateau=None, optimizer="fastai", layer_decay=None, weight_decay=None)
+        == kept
+    )
     assert kept["augment"]["max_rotate"] == 30 and kept["augment"]["flip"] is True
 
 
@@ -185,6 +189,39 @@ def test_the_images_are_changed_as_the_run_says(images, tmp_path, monkeypatch):
         )
     (tfm,) = seen[0]
     assert tfm.max_rotate == 7 and tfm.flip is False and tfm.max_zoom == AugmentXray().max_zoom
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "given", "used"), [("fastai", None, 0.01), ("adam", None, 0), ("adam", 0.3, 0.3)]
+)
+def test_the_weights_decay_as_the_run_says(images, tmp_path, monkeypatch, optimizer, given, used):
+    seen = []
+
+    def stop(learn, *_):
+        learn.create_opt()
+        seen.extend(group["weight_decay"] for group in learn.opt.opt.param_groups)
+        raise InputError("enough")
+
+    monkeypatch.setattr("mura_fastai.training.fitting.fit_schedule", stop)
+    with pytest.raises(InputError, match="enough"):
+        train_run(
+            images,
+            tmp_path,
+            size=40,
+            epochs=1,
+            bs=16,
+            optimizer=optimizer,
+            weight_decay=given,
+            store=False,
+            pretrained=0,
+        )
+    assert seen and set(seen) == {used}
+
+
+def test_a_weight_decay_out_of_range_is_refused_before_anything_is_read(images, tmp_path):
+    with pytest.raises(InputError, match="weight decay -1.*--weight-decay"):
+        train_run(images, tmp_path / "run", weight_decay=-1)
+    assert not (tmp_path / "run").exists()
 
 
 # ---------------------------------------------------------------- the rate on a plateau

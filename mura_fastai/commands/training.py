@@ -89,6 +89,10 @@ def train(
         float | None,
         typer.Option(help="Factor of the rate from a timm network's layer to the one below.", show_default=False),
     ] = None,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(help="Of all weights but biases and norms; the optimizer's own.", show_default=False),
+    ] = None,
     schedule: Annotated[
         str, typer.Option(help="Of the rate: one-cycle, or plateau: a tenth once the tune loss falls no more.")
     ] = "one-cycle",
@@ -139,9 +143,9 @@ def train(
     settings = dict(
         arch=arch, size=size, epochs=epochs, bs=bs, lr=lr, seed=seed, pretrained=not no_pretrained, weights=weights,
         allow_missing=allow_missing, until=until, pool=pool, dropout=dropout, region_aware=region_aware,
-        freeze_epochs=freeze_epochs, layer_decay=layer_decay, schedule=schedule, optimizer=optimizer,
-        augment=shared.pairs(augment) or None, store=False if no_store else store, precision=precision,
-        compile=compile, num_workers=workers, views=views, save_every=save_every,
+        freeze_epochs=freeze_epochs, layer_decay=layer_decay, weight_decay=weight_decay, schedule=schedule,
+        optimizer=optimizer, augment=shared.pairs(augment) or None, store=False if no_store else store,
+        precision=precision, compile=compile, num_workers=workers, views=views, save_every=save_every,
     )  # fmt: skip
     if recipe is not None:
         # What it may fill in goes along only where it was given.

@@ -157,7 +157,7 @@ def train_command(facts: Facts) -> list:
         words += ["--no-pretrained"]
     words += ["--allow-missing"] if s.get("allow_missing") else []
     words += ["--freeze-epochs", s["freeze_epochs"]] if s.get("pretrained") else []
-    for name in ("until", "pool", "dropout", "layer_decay"):
+    for name in ("until", "pool", "dropout", "layer_decay", "weight_decay"):
         words += [f"--{name.replace('_', '-')}", s[name]] if s.get(name) is not None else []
     words += ["--region-aware"] if s.get("region_aware") else []
     words += ["--schedule", s["schedule"]] if s.get("schedule", "one-cycle") != "one-cycle" else []

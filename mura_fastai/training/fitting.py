@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -24,7 +23,7 @@ from mura_fastai.text import name_some
 from mura_fastai.training.interrupts import Stops
 from mura_fastai.training.keeping import KeepBest, KeepState, mend_best
 from mura_fastai.training.learner import mura_learner
-from mura_fastai.training.optimizer import OPTIMIZERS, fused_adam
+from mura_fastai.training.optimizer import optimizer_of
 from mura_fastai.training.progress import EpochLines, History
 from mura_fastai.training.schedules import fit_schedule
 from mura_fastai.training.state import State, refuse_misfit
@@ -35,8 +34,8 @@ CHANGES = {k: p.default for k, p in inspect.signature(AugmentXray.__init__).para
 ANEW = "put it back, or train anew into another folder (mura train --out)"
 # What makes a training this one: none of it may change on the way.
 DECISIVE = (
-    "arch", "size", "epochs", "freeze_epochs", "bs", "lr", "layer_decay", "schedule", "plateau", "optimizer", "augment",
-    *FORM, "seed", "precision", "compile",
+    "arch", "size", "epochs", "freeze_epochs", "bs", "lr", "layer_decay", "weight_decay", "schedule", "plateau",
+    "optimizer", "augment", *FORM, "seed", "precision", "compile",
 )  # fmt: skip
 
 
@@ -150,7 +149,7 @@ def _learner(settings: dict, images: pd.DataFrame, decoded: Store | None, fresh:
     learn = mura_learner(
         dls, settings["arch"], settings["pretrained"] and fresh, weights if fresh else None, settings["allow_missing"],
         by_layer=settings["layer_decay"] is not None, precision=precision, compile=settings["compile"],
-        opt_func=partial(fused_adam, **OPTIMIZERS[settings["optimizer"]]), **{k: settings[k] for k in FORM},
+        opt_func=optimizer_of(settings["optimizer"], settings.get("weight_decay")), **{k: settings[k] for k in FORM},
     )  # fmt: skip
     if missing := getattr(learn.model, "fresh", None):
         start = "starts" if len(missing) == 1 else "start"

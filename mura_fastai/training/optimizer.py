@@ -1,5 +1,8 @@
 """Adam in one kernel, as fastai's Learner wants it: schedules, parameter groups and weight decay stay fastai's."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from fastai.optimizer import OptimWrapper
 
@@ -36,6 +39,15 @@ class FusedAdamW(torch.optim.AdamW):
         finally:
             for group, decay in zip(self.param_groups, decays, strict=True):
                 group["weight_decay"] = decay
+
+
+def optimizer_of(
+    name: str,  # one of `OPTIMIZERS`
+    weight_decay: float | None = None,  # its own where not given
+) -> Callable[..., OptimWrapper]:  # the `opt_func` of a Learner
+    "Adam as a run's settings say it."
+    decay = {} if weight_decay is None else {"wd": weight_decay}
+    return partial(fused_adam, **(OPTIMIZERS[name] | decay))
 
 
 def fused_adam(

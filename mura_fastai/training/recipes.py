@@ -18,6 +18,7 @@ class Recipe:
     freeze_epochs: int | None = None
     lr: float | None = None
     layer_decay: float | None = None
+    weight_decay: float | None = None
     schedule: str | None = None
     optimizer: str | None = None
     until: str | None = None
@@ -47,7 +48,15 @@ RECIPES = {
         bs=32, freeze_epochs=1, lr=2e-3, layer_decay=0.7, until="layer3", pool="catavgmax",
     ),
 }  # fmt: skip
-_OF_NET = {"lr", "freeze_epochs", "layer_decay", "until", "pool", "dropout"}  # made for the recipe's kind of network
+_OF_NET = {
+    "lr",
+    "freeze_epochs",
+    "layer_decay",
+    "weight_decay",
+    "until",
+    "pool",
+    "dropout",
+}  # made for the recipe's kind of network
 
 
 def recipe_settings(

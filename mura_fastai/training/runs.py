@@ -55,6 +55,7 @@ def train_run(
     region_aware: bool = False,  # let the region scale and shift the features before the last layer
     freeze_epochs: int = 1,  # epochs for the head alone before, where the body is pretrained
     layer_decay: float | None = None,  # factor of the learning rate from a timm network's layer to the one below
+    weight_decay: float | None = None,  # of all weights but biases and norms; the optimizer's own where not given
     schedule: str = "one-cycle",  # or "plateau": divided by ten whenever the tune loss has not fallen in an epoch
     optimizer: str = "fastai",  # Adam with fastai's defaults, or "adam": with those of its paper
     augment: dict | None = None,  # what differs from the defaults of `xray_tfms`, such as {"max_rotate": 10}
@@ -95,6 +96,8 @@ def train_run(
         layer_rates(1.0, layer_decay, 1)  # says so where it is no decay
     if optimizer not in OPTIMIZERS:
         raise InputError(f"unknown optimizer {optimizer!r}; the known ones are {', '.join(OPTIMIZERS)}")
+    if weight_decay is not None and not 0 <= weight_decay <= 1:
+        raise InputError(f"weight decay {weight_decay}: give a number from 0 to 1, such as 0.1 (--weight-decay)")
     check_schedule(schedule)
     tfms = augmentation(augment or {})
     if callable(images) and not (data or {}).get("path"):  # by its settings alone nobody could read the data again
@@ -104,8 +107,9 @@ def train_run(
         format=FORMAT, recipe=recipe, arch=arch, size=size, epochs=epochs,
         freeze_epochs=freeze_epochs if starts_trained else 0, bs=bs,
         lr=lr or LEARNING_RATES["own" if own else "pretrained" if starts_trained else "scratch"],
-        layer_decay=layer_decay, schedule=schedule, plateau=dict(PLATEAU) if schedule == "plateau" else None,
-        optimizer=optimizer, augment={k: getattr(tfms[0], k) for k in CHANGES}, until=until, pool=pool, dropout=dropout,
+        layer_decay=layer_decay, weight_decay=weight_decay, schedule=schedule,
+        plateau=dict(PLATEAU) if schedule == "plateau" else None, optimizer=optimizer,
+        augment={k: getattr(tfms[0], k) for k in CHANGES}, until=until, pool=pool, dropout=dropout,
         region_aware=region_aware, views=views, seed=seed, pretrained=starts_trained,
         weights=str(Path(weights).absolute()) if weights else None, allow_missing=allow_missing,
         precision=resolve_precision(precision, device), compile=compile, store=store_name(store),
