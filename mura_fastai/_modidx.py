@@ -158,6 +158,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'mura_fastai/models/backbones.py'),
                                               'mura_fastai.models.backbones._no_weights': ( 'models.backbones.html#_no_weights',
                                                                                             'mura_fastai/models/backbones.py'),
+                                              'mura_fastai.models.backbones._try_out': ( 'models.backbones.html#_try_out',
+                                                                                         'mura_fastai/models/backbones.py'),
                                               'mura_fastai.models.backbones.create_net': ( 'models.backbones.html#create_net',
                                                                                            'mura_fastai/models/backbones.py'),
                                               'mura_fastai.models.backbones.timm_net': ( 'models.backbones.html#timm_net',

@@ -99,6 +99,12 @@ def test_a_transformer_is_cut_after_a_block():
         torch.testing.assert_close(cut.features(x), whole.body.norm(there)[:, 0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("arch", "stage"), [("hrnet_w18_small", "stage2"), ("coat_tiny", "parallel_blocks")])
+def test_a_network_that_no_image_goes_through_once_it_is_cut_is_refused_as_it_is_made(arch, stage):
+    with pytest.raises(InputError, match=f"{arch} cut after {stage} does not take images of 224 pixels.*--until"):
+        create_net(arch, pretrained=False, size=224, until=stage)
+
+
 def test_a_file_may_hold_what_was_cut_away_and_may_lack_it(whole, tmp_path):
     net, file = whole
     short = {k: v for k, v in net.state_dict().items() if not k.startswith(("layer4", "fc"))}

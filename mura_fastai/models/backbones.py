@@ -131,6 +131,8 @@ def timm_net(
     if pool:
         set_pool(body, pool, num_classes)
     net = TimmNet(body, n_regions)
+    if until:
+        _try_out(body, until, in_chans, size or cfg.input_size[-1])
     if weights is not None:
         net.fresh = load_pretrained(body, weights, allow_missing, cut)
     return net
@@ -148,6 +150,19 @@ def _config(arch: str):
     near = difflib.get_close_matches(arch, [*timm.list_models(), "mura_cnn"], 3, 0.5)
     hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
     raise InputError(f"unknown architecture {arch!r}; {hint}")
+
+
+def _try_out(body: nn.Module, until: str, in_chans: int, size: int):
+    "Some networks can be shortened, and then lack what their end needs: said before any data is read."
+    body.eval()  # one picture is no batch to take statistics of
+    try:
+        with torch.no_grad():
+            body(torch.zeros(1, in_chans, size, size))
+    except (AssertionError, RuntimeError) as e:
+        why = f"does not take images of {size} pixels ({str(e).splitlines()[0][:100]})"
+        name = f"{net_name(body)} cut after {until}"
+        raise InputError(f"{name} {why}; leave until out (--until), or choose another size or network") from None
+    body.train()
 
 
 def _no_weights(arch: str, why: str) -> str:
