@@ -208,6 +208,13 @@ def test_predict_tells_runs_from_input_and_names_what_it_skipped(mura, run, root
     assert told["images"] == 1 and 0 < told["studies"][0]["p_abnormal"] < 1 and told["studies"][0]["label"] is None
 
 
+def test_lr_find_searches_for_a_network_that_learns_whole_studies(mura, root):
+    code, out, _ = mura("lr-find", root, "--size", 32, "--bs", 4, "--views", "attention")
+    assert code == 0 and 1e-7 < float(out.split()[0]) < 1 and "--views attention --bs 4 --size 32" in out
+    code, _, err = mura("lr-find", root, "--size", 32, "--bs", 4, "--views", "median")
+    assert code == 2 and "mean, max, attention" in err
+
+
 def test_lr_find_prints_a_rate_and_draws_the_curve(mura, root, tmp_path):
     code, out, _ = mura("lr-find", root, "--size", 32, "--bs", 8, "-o", tmp_path / "lr.png")
     assert code == 0 and 1e-6 < float(out.splitlines()[0]) < 1

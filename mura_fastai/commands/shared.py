@@ -24,6 +24,7 @@ MaxBad = Annotated[float, typer.Option(help="Share of unusable files that is lef
 AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="Go on although a patient is in train and valid.")]
 Arch = Annotated[str, typer.Option(help="mura_cnn, or any timm name such as resnet50.a1_in1k.")]
 Size = Annotated[int, typer.Option(min=32, help="Side of the padded square that images become, in pixels.")]
+Views = Annotated[str | None, typer.Option(help="Learn whole studies, their views pooled by mean, max or attention.")]
 Batch = Annotated[int, typer.Option("--bs", min=1, help="Images a batch; studies, where views are pooled.")]
 Seed = Annotated[int, typer.Option(help="Of weights, order and augmentation; the split stays.")]
 NoPretrained = Annotated[bool, typer.Option("--no-pretrained", help="Start a timm network from random weights.")]

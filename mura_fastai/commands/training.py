@@ -23,6 +23,7 @@ def lr_find(
     no_pretrained: shared.NoPretrained = False,
     allow_missing: shared.AllowMissing = False,
     until: shared.Until = None,
+    views: shared.Views = None,
     seed: shared.Seed = 0,
     split_seed: shared.SplitSeed = 0,
     max_bad: shared.MaxBad = 0.05,
@@ -40,12 +41,13 @@ def lr_find(
     """
     found = shared.experiment().find_lr(
         data, arch, size, bs, source, regions, split_seed, allow_leaks, max_bad, seed, not no_pretrained, weights,
-        allow_missing, workers, figure=out, until=until,
+        allow_missing, workers, figure=out, until=until, views=views,
     )  # fmt: skip
     if as_json:
         shared.print_json({"lr": found, "figure": str(out) if out else None})
     else:
-        cut = f" --until {until}" if until else ""
+        given = dict(until=until, views=views, bs=bs if bs != 64 else None)
+        cut = "".join(f" --{name} {value}" for name, value in given.items() if value)
         print(f"{found:.2g}\ntry: mura train {data} --arch {arch}{cut} --size {size} --lr {found:.2g}")
 
 
@@ -61,9 +63,7 @@ def train(
     ] = None,
     source: shared.Source = None,
     arch: shared.Arch = "mura_cnn",
-    views: Annotated[
-        str | None, typer.Option(help="Learn whole studies, their views pooled by mean, max or attention.")
-    ] = None,
+    views: shared.Views = None,
     size: shared.Size = 320,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training data, the frozen ones apart.")] = 10,
     bs: shared.Batch = 64,

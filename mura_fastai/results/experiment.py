@@ -322,6 +322,7 @@ def find_lr(
     num_workers: int | None = None,  # decoding threads
     figure: str | Path | None = None,  # where to draw the curve; nowhere where not given
     until: str | None = None,  # keep a timm network up to this stage, such as layer3 of a ResNet
+    views: str | None = None,  # learn whole studies, `bs` of them a batch: views pooled by mean, max or attention
 ) -> float:  # the suggested highest learning rate
     "`mura lr-find`: fastai's search for a learning rate, its valley."
     if figure is not None:
@@ -330,14 +331,17 @@ def find_lr(
     set_seed(seed, reproducible=True)
     # The same store that `train` takes: what is decoded here is decoded for it too.
     store = auto_store(images, size, stderr_bar("decoding images"))
-    dls = mura_dls(images, size=size, bs=bs, store=store, num_workers=num_workers, max_bad=max_bad)
-    learn = mura_learner(dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing, until=until)
+    by = "study" if views else "image"
+    dls = mura_dls(images, size=size, bs=bs, store=store, num_workers=num_workers, max_bad=max_bad, by=by)
+    learn = mura_learner(
+        dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing, until=until, views=views
+    )
     # fastai keeps the weights aside while it searches, in a folder that it makes under the learner's path.
     with tempfile.TemporaryDirectory() as aside, learn.no_bar(), learn.no_logging():
         learn.path = Path(aside)
         valley = float(learn.lr_find(show_plot=False).valley)
     if figure is not None:
-        _draw_lr(learn.recorder, valley, f"{arch}, {size} px, batches of {bs}", figure)
+        _draw_lr(learn.recorder, valley, f"{arch}, {size} px, batches of {bs}{' studies' * bool(views)}", figure)
     return valley
 
 
