@@ -243,6 +243,16 @@ def test_files_that_are_cut_short_are_one_line(tmp_path, keep, suffix):
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "pth"])
+def test_weights_that_are_no_numbers_are_refused_and_named(tmp_path, kind):
+    net = create_net("mura_cnn", pretrained=False)
+    state, file = net.state_dict(), tmp_path / f"net.{kind}"
+    state["classifier.weight"][0, 3] = float("nan")
+    (save_file if kind == "safetensors" else torch.save)(state, file)
+    with pytest.raises(InputError, match="not every weight is a number .classifier.weight"):
+        fill(net, file)
+
+
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.zeros(3)])
 def test_a_file_without_a_state_dict_is_one_line(tmp_path, content):
     torch.save(content, tmp_path / "odd.pth")

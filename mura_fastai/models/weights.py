@@ -49,20 +49,25 @@ def read_weights(
         raise InputError(f"{file}: a folder; name the file of weights in it")
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
-        with warnings.catch_warnings():
-            # of a file that is refused in the next moment, and in a line of ours
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = load_file(file)
+        else:
+            with warnings.catch_warnings():
+                # of a file that is refused in the next moment, and in a line of ours
+                warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+                state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{file}: no such file of weights; name one that is there") from None
     except Exception as e:  # torch raises many kinds for a file that is not plain tensors
         if full_memory(e):
             raise
         raise InputError(f"{file}: {_fault(file, e)}") from None
-    state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else state
+    if file.suffix != ".safetensors" and isinstance(state, dict):
+        state = state.get("state_dict", state.get("model", state))
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(f"{file}: holds no state dict; give a file that net.state_dict() was saved to")
+    wrong = [n for n, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    if wrong:  # every answer of such a network would be none, or worse, look like one
+        raise InputError(f"{file}: not every weight is a number ({_some(wrong)}); damaged, or of a training gone wrong")
     return state
 
 
