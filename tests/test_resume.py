@@ -24,6 +24,7 @@ from mura_fastai.files import aside_of, replacing, sweep
 from mura_fastai.results import experiment
 from mura_fastai.results.experiment import resume, train
 from mura_fastai.training import fitting, keeping, schedules
+from mura_fastai.training.beside import OF_WEIGHTS
 from mura_fastai.training.interrupts import Stops, saying_how_to_go_on
 from mura_fastai.training.keeping import KeepState
 from mura_fastai.training.resume import resume_run
@@ -653,6 +654,23 @@ def test_a_run_of_an_earlier_version_knows_nothing_of_its_labels_file(from_table
             file.write_text(yaml.safe_dump(told))
     table.write_bytes(table.read_bytes() + b"\n")
     assert mura("resume", run, "--ci", "none")[0] == 0
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_what_an_earlier_version_made_beside_its_weights_goes_when_the_training_goes_on(half, cut, earlier):
+    # It left what was made with former weights beside better ones; those of now name their epoch, and what is there is
+    # of them.
+    best = half / "weights" / "best.safetensors"
+    if earlier:
+        save_file(load_file(best), best)
+    weights = best.read_bytes()
+    for name in OF_WEIGHTS:
+        (half / name).write_text("of whichever weights")
+    cut(1)
+    with pytest.raises(Cut):
+        resume_run(half)
+    assert best.read_bytes() == weights
+    assert {name for name in OF_WEIGHTS if (half / name).exists()} == (set() if earlier else set(OF_WEIGHTS))
 
 
 def test_a_file_that_cannot_be_read_any_more_is_not_silently_left_out(few, tmp_path, cut, monkeypatch):

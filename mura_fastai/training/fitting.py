@@ -22,7 +22,7 @@ from mura_fastai.errors import InputError
 from mura_fastai.files import replacing, write_text
 from mura_fastai.text import name_some
 from mura_fastai.training.interrupts import Stops
-from mura_fastai.training.keeping import KeepBest, KeepState, mend_best
+from mura_fastai.training.keeping import KeepBest, KeepState, drop_doubtful, mend_best
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.optimizer import OPTIMIZERS, fused_adam
 from mura_fastai.training.progress import EpochLines, History
@@ -73,6 +73,7 @@ def fit_run(
         history.write()
         if state is not None:
             mend_best(best, state)
+            drop_doubtful(out)
         keep.take_over_loops(learn)
         cbs = [history, EpochLines(history, epochs + freeze_epochs), best, keep]
         with learn.no_bar(), learn.no_logging():

@@ -79,11 +79,31 @@ def lacks_best(
 ) -> bool:  # False where nobody can tell: an earlier version did not write which epoch the weights are of
     "Whether a crash came between a run's state and the best weights of that very epoch: `mend_best` writes them."
     try:
-        with safe_open(best_file(run), "pt") as f:
-            epoch = (f.metadata() or {}).get(EPOCH)
+        epoch = _epoch_of_best(run)
     except (OSError, SafetensorError):
         return False
     return told is not None and epoch is not None and epoch != str(told["best"][1])
+
+
+def drop_doubtful(
+    run: str | Path,  # a run's folder, about to go on
+):
+    """Take away what was made beside best weights of an earlier version, which name no epoch.
+
+    It put better ones in place and left what was made with the former: nobody can tell any more what that is of."""
+    try:
+        doubtful = _epoch_of_best(run) is None
+    except (OSError, SafetensorError):  # gone or damaged: whoever reads them says so
+        return
+    if doubtful:
+        with placing(run):
+            drop_made(run)
+
+
+def _epoch_of_best(run: str | Path) -> str | None:
+    "Which epoch the best weights say they are of."
+    with safe_open(best_file(run), "pt") as f:
+        return (f.metadata() or {}).get(EPOCH)
 
 
 class KeepState(Callback):
