@@ -271,7 +271,7 @@ def test_wrong_usage_is_code_2(mura, arguments):
         (MemoryError(), 1, "mura: the memory is full; lower --bs or --size, or end other programs\n"),
         (OSError(12, "Cannot allocate memory"), 1, "mura: the memory is full; lower --bs"),
         (RuntimeError("can't start new thread"), 1, "mura: no thread can be started"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "stopped; give the command again\n"),
     ],
 )
 def test_what_went_wrong_decides_the_exit_code(mura, root, monkeypatch, error, code, line):
@@ -315,6 +315,29 @@ def test_a_signal_ends_it_and_leaves_nothing_half_made(tmp_path, number, code):
             os.killpg(process.pid, signal.SIGKILL)
             raise
     assert process.returncode == code and "Traceback" not in err
+    assert err.splitlines()[-1] == "stopped; give the command again"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("library", ["/torch/nn/", "/sklearn/", "/timm/"])
+def test_a_signal_in_the_midst_of_imports_is_one_line(root, tmp_path, number, code, library):
+    "It comes as soon as the process has opened a file of that library: seconds before anything is begun."
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    watch = (
+        "import os, sys\n"
+        "def seen(event, arguments, told=[]):\n"
+        f"    if event == 'open' and {library!r} in str(arguments[0]) and not told:\n"
+        f"        told.append(1); os.kill(os.getpid(), {int(number)})\n"
+        "sys.addaudithook(seen)\n"
+    )
+    start = f"{heed}{watch}from mura_fastai.cli import main\nmain()"
+    command = [sys.executable, "-c", start, "train", root, "--size", "32", "--out", tmp_path / "run"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr == "stopped; give the command again (nothing was begun yet)\n"
     assert not list(tmp_path.iterdir())
 
 

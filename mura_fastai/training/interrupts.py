@@ -11,9 +11,8 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from mura_fastai.errors import TrainingError
+from mura_fastai.exits import SIGNALS, say_stopped
 from mura_fastai.files import FULL
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stops:
@@ -81,8 +80,7 @@ def saying_how_to_go_on(
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-        print(f"{clear}stopped; {how('to ')}", file=sys.stderr, flush=True)
+        say_stopped(how("to "))
         raise
     except OSError as e:
         if e.errno not in FULL:
