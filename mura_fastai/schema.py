@@ -85,6 +85,10 @@ REPEATS: dict[str, tuple[Callable, str]] = {
         f"a table, in which store is {SETTINGS['store'][1]}",
     ),
 }  # fmt: skip
+DEMO: dict[str, tuple[Callable, str]] = {  # of demo.yaml
+    "format": _whole(1), "studies": _whole(1, 10**5), "archs": _list(_NET, 1, 5),
+    **{k: SETTINGS[k] for k in ("epochs", "size", "bs", "seed")},
+}  # fmt: skip
 
 _COUNT = _whole(0, 2**53)[0], "a whole number from 0 on"
 _REAL = (lambda v: isinstance(v, float) or _COUNT[0](v)), "a number"  # nan and infinite too: JSON of Python has them

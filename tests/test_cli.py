@@ -234,7 +234,9 @@ def test_phantom_makes_one_and_says_what_is_next(mura, tmp_path):
         (["summarize", "absent"], "no such folder"),
         (["phantom", "ROOT"], "not an empty folder"),
         (["evaluate"], "give RUN"),
-        (["evaluate", "absent"], "not a run"),
+        (["evaluate", "absent"], "absent: no such folder"),
+        (["resume", "absent"], "absent: no such folder"),
+        (["resume", "ROOT"], "not a run; a run's folder"),
         (["evaluate", "RUN", "--ci", "narrow"], "bootstrap, asymptotic"),
         (["evaluate", "RUN", "ROOT", "more"], "give RUN"),
         (["evaluate", "--predictions", "absent.csv"], "absent.csv: no such file"),
@@ -383,14 +385,9 @@ def test_a_demo_that_was_interrupted_goes_on(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
         m.setattr(KeepState, "after_epoch", stopped)
         demo(folder, epochs=2, **how)
-    assert "stopped; to go on: call demo again, with the same\n" in capsys.readouterr().err  # of other networks
-    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(module, "demo_phantom", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        demo(tmp_path / "as the command", 60, 2, 32)
-    told = (
-        f"stopped; to go on: mura demo --out '{tmp_path / 'as the command'}' --studies 60 --epochs 2 --size 32 --seed 0"
-    )
-    assert told in capsys.readouterr().err
+    assert f"stopped; to go on: mura resume '{folder}'\n" in capsys.readouterr().err
+    with pytest.raises(InputError, match="begun with bs 16, now bs 8; choose another folder"):
+        demo(folder, epochs=2, **how | dict(bs=8))
     with pytest.raises(InputError, match="mura_cnn: was begun with epochs 2, now epochs 3"):
         demo(folder, epochs=3, **how)
     demo(folder, epochs=2, **how)
@@ -400,6 +397,40 @@ def test_a_demo_that_was_interrupted_goes_on(tmp_path, monkeypatch, capsys):
     assert [len(pd.read_csv(f)) for f in folder.glob("*/history.csv")] == [2, 2]
     with pytest.raises(InputError, match="holds a demo already"):
         demo(folder, epochs=2, **how)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="signals")
+def test_a_killed_demo_goes_on_by_the_same_command_and_by_resume(mura, tmp_path, monkeypatch):
+    from mura_fastai.share import demo as module
+
+    monkeypatch.setenv("MURA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["demo", "--studies", "60", "--epochs", "2", "--size", "32"]
+    with subprocess.Popen([*MURA, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not list(tmp_path.glob("runs/*/mura_cnn/history.csv")) and process.poll() is None:
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    [folder] = Path("runs").iterdir()
+    code, _, err = mura("resume", "runs")
+    assert code == 2 and f"runs: not a run, but holds some; name one that is not finished: {folder}\n" in err
+    monkeypatch.setattr(module, "interpret_run", lambda run: (_ for _ in ()).throw(KeyboardInterrupt))
+    code, _, err = mura("demo", "--studies", "60", "--epochs", "1", "--size", "32", "--out", folder)
+    assert code == 2 and "was begun with epochs 2, now epochs 1" in err
+    code, _, err = mura(*arguments)
+    assert code == 130 and err.startswith(f"going on with the demo in {folder}, which was interrupted")
+    assert err.endswith(f"stopped; to go on: mura resume {folder}\n") and "Traceback" not in err
+    code, _, err = mura("resume", folder, "--json")
+    assert code == 2 and "leave --json out" in err
+    monkeypatch.undo()
+    monkeypatch.setenv("MURA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    code, out, err = mura("resume", folder)
+    assert code == 0 and "region only" in out and (folder / "report.html").exists(), err
+    assert list(Path("runs").iterdir()) == [folder]
+    assert "was finished before" in mura("resume", folder)[1]
+    assert "all of them finished" in mura("resume", "runs")[2]
 
 
 def test_the_demo_takes_its_phantom_again_and_makes_it_anew_where_a_file_is_lost(tmp_path, monkeypatch):

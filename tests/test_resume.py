@@ -735,7 +735,20 @@ def test_an_unfinished_run_can_be_used_or_says_what_is_missing(half, images, mur
 def test_what_is_no_run_stays_untouched(tmp_path):
     with pytest.raises(InputError, match="not a run"):
         resume_run(tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        resume_run(tmp_path / "absent")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_runs_names_those_that_are_not_finished(half, done, mura):
+    assert half.parent == done.parent
+    code, out, err = mura("resume", half.parent)
+    assert (code, out) == (2, "") and err.endswith(f"name one that is not finished: {half}\n")
+    code, _, err = mura("evaluate", half.parent)
+    assert code == 2 and f"name one of them: {done}, {half}\n" in err
+    shutil.rmtree(half)
+    code, _, err = mura("resume", half.parent)
+    assert code == 2 and err.endswith(f"all of them finished: {done}\n")
 
 
 def test_nothing_in_a_state_is_a_pickle(begun):

@@ -49,6 +49,7 @@ from mura_fastai.training.repeats import (
 )
 from mura_fastai.training.resume import refuse_edited, resume_run
 from mura_fastai.training.runs import FORM, read_settings, train_run
+from mura_fastai.training.within import refuse_no_run
 
 
 def train(
@@ -112,6 +113,7 @@ def resume(
 
     Raises `InputError` where settings or data have changed: see `resume_run` and `train_repeats`."""
     check_interval(ci)
+    refuse_no_run(run)
     if is_repeats(run):
         told, plan = read_repeats(run)
         data, settings = told.get("data") or {}, told.get("settings") or {}

@@ -14,6 +14,9 @@ from mura_fastai.errors import TrainingError
 from mura_fastai.exits import SIGNALS, say_stopped
 from mura_fastai.files import FULL
 
+DEMO = "demo.yaml"  # what a demo was asked for
+BEGUN = ("settings.yaml", "repeats.yaml", DEMO)  # what a folder holds once `mura resume` can go on there
+
 
 class Stops:
     """Meanwhile a first signal is only noted (`asked`), for the training to end by `end` after its batch.
@@ -72,7 +75,7 @@ def saying_how_to_go_on(
         return
 
     def how(lead: str = "") -> str:
-        if command or any((Path(run) / name).exists() for name in ("settings.yaml", "repeats.yaml")):
+        if command or any((Path(run) / name).exists() for name in BEGUN):
             return f"{lead}go on: {command or f'mura resume {shlex.quote(str(run))}'}"
         return "give the command again (nothing was begun yet)"
 

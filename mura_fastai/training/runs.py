@@ -20,6 +20,7 @@ from mura_fastai.models.views import POOLINGS
 from mura_fastai.models.weights import fill
 from mura_fastai.provenance import checkout, versions
 from mura_fastai.schema import SETTINGS, check_values
+from mura_fastai.text import name_some
 from mura_fastai.training.alone import LOCK, OWNER, alone, refuse_busy, trained_by
 from mura_fastai.training.beside import best_file
 from mura_fastai.training.fitting import CHANGES, FORM, augmentation, fit_run
@@ -189,11 +190,19 @@ def read_settings(
     if not file.exists() and (Path(run) / "repeats.yaml").exists():
         raise InputError(f"{run}: holds the runs of several folds or seeds; name one of the folders in it")
     if not file.exists():
-        raise InputError(f"{run}: not a run; a run's folder holds settings.yaml (mura train makes one)")
+        raise InputError(f"{run}: {_why_no_run(Path(run))}")
     refuse_links(run)  # before anything is read through one
     settings = read_yaml(file)
     check_values(settings, SETTINGS, _NEEDED, FORMAT, file)
     return settings
+
+
+def _why_no_run(folder: Path) -> str:
+    if not folder.exists():
+        return "no such folder; give the one that mura train named (--out)"
+    if inside := sorted(file.parent for file in folder.glob("*/settings.yaml")):
+        return f"not a run, but holds some; name one of them: {name_some(inside)}"
+    return "not a run; a run's folder holds settings.yaml (mura train makes one)"
 
 
 def read_table(
