@@ -210,6 +210,22 @@ def test_other_settings_are_refused_with_the_difference(own, root, change, named
     assert "\n" not in str(error.value) and times(own) == before
 
 
+@pytest.mark.parametrize("left", [3, 1, 0])
+def test_some_of_the_folds_are_not_scored_and_how_many_are_done_is_told(own, mura, left):
+    for name in NAMES[left:]:
+        shutil.rmtree(own / name)
+    before = times(own)
+    n = f"{left} of 4 trainings of folds and seeds {'is' if left == 1 else 'are'} finished"
+    one = f"; one by itself: mura evaluate {own / NAMES[0]}" if left else ""
+    for command in (["evaluate", own], ["compare", own, own], ["report", own, "-o", own / "r.html"]):
+        code, out, err = mura(*command)
+        assert (code, out) == (2, "")
+        assert err == f"mura: {own}: {n}, and all are needed; go on: mura resume {own}{one}\n"
+    assert times(own) == before
+    if left:
+        assert mura("evaluate", own / NAMES[0], "--ci", "none")[0] == 0
+
+
 def test_a_seed_can_be_added_and_leaves_the_others_alone(own, root):
     before = times(own / NAMES[0])
     scores = train(root, own, folds=2, seeds=3, seed=3, **QUICK)[1]
@@ -284,7 +300,7 @@ def test_a_killed_process_is_taken_up_again(root, tmp_path):
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert [p.name for p in sub_runs(out)] == ["fold0-seed0"]
-    with pytest.raises(InputError, match="fold1-seed0: not finished"):
+    with pytest.raises(InputError, match="1 of 4 trainings of folds and seeds is finished"):
         repeats_of(out)
     before = times(out / "fold0-seed0")
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
