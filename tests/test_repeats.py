@@ -241,7 +241,7 @@ def test_other_data_is_refused(own, root, tmp_path):
     (data / "train_labeled_studies.csv").write_text("\n".join(lines[1:]) + "\n")
     paths = (data / "train_image_paths.csv").read_text().splitlines()
     (data / "train_image_paths.csv").write_text("\n".join(p for p in paths if study not in p) + "\n")
-    with pytest.raises(InputError, match="images|fingerprint"):
+    with pytest.raises(InputError, match="begun with images"):
         train(data, own, folds=2, seeds=2, seed=3, **QUICK)
 
 
@@ -264,6 +264,8 @@ def test_other_patients_deal_other_folds_and_are_refused(images, tmp_path, monke
     def stopped(table, run, **_):
         run.mkdir()
         (run / "settings.yaml").write_text("format: 1\narch: mura_cnn\nsize: 40\nepochs: 1\nbs: 8\nseed: 0\n")
+        state_file(run).parent.mkdir(parents=True)
+        state_file(run).touch()  # else nothing is lost by beginning anew
         raise KeyboardInterrupt
 
     monkeypatch.setattr(repeats, "train_run", wraps(repeats.train_run)(stopped))
@@ -274,7 +276,7 @@ def test_other_patients_deal_other_folds_and_are_refused(images, tmp_path, monke
         with pytest.raises(error) as e:
             repeats.train_repeats(table, tmp_path / "run", lambda _: None, folds=2, store=False, size=40)
         assert told in capsys.readouterr().err
-    assert "begun with table" in str(e.value)
+    assert "begun with other regions or patients than the data has now" in str(e.value)
 
 
 def test_two_processes_do_not_train_in_one_folder(own, root):

@@ -575,15 +575,20 @@ def test_other_files_are_refused_by_name(few, tmp_path, cut, what):
         resume_run(tmp_path / "run")
 
 
+def own_table(images, folder):
+    "The phantom's images as somebody's own CSV."
+    names = [f"{i}.png" for i in range(len(images))]
+    for path, name in zip(images.path, names, strict=True):
+        os.link(path, folder / name)
+    images.assign(path=names).to_csv(folder / "own.csv", index=False)
+    return folder / "own.csv"
+
+
 @pytest.fixture(params=["mura", "csv", "folds"])
 def from_tables(request, root, images, tmp_path, monkeypatch):
     "A training from CSVs of its own that was interrupted; its folder, and one of the CSVs."
     if request.param == "csv":
-        table = tmp_path / "own.csv"
-        names = [f"{i}.png" for i in range(len(images))]
-        for path, name in zip(images.path, names, strict=True):
-            os.link(path, tmp_path / name)
-        images.assign(path=names).to_csv(table, index=False)
+        table = own_table(images, tmp_path)
     else:
         table = Path(shutil.copytree(root, tmp_path / "data")) / "valid_labeled_studies.csv"
     data, run, options = table if request.param == "csv" else table.parent, tmp_path / "run", dict(epochs=2, **QUICK)
@@ -600,13 +605,32 @@ def from_tables(request, root, images, tmp_path, monkeypatch):
     return run, table
 
 
+def flip_first_label(table):
+    "Of the first study in a CSV of labels; its key and its label before, no key where its name says the label too."
+    text = table.read_text()
+    if not text.startswith("path"):
+        line, rest = text.split("\n", 1)
+        table.write_text(f"{line[:-1]}{1 - int(line[-1])}\n{rest}")
+        return None, int(line[-1])
+    rows = pd.read_csv(table)
+    study, label = rows.study[0], int(rows.label[0])
+    rows.loc[rows.study == study, "label"] = 1 - label
+    rows.to_csv(table, index=False)
+    return f"{rows.region[0]}/{rows.patient[0]}/{study}", label
+
+
 def test_labels_that_were_edited_since_are_refused_with_their_file(from_tables, mura):
     run, table = from_tables
     before = table.read_bytes()
-    table.write_bytes(before.replace(b"1", b"0", 1))
+    study, label = flip_first_label(table)
     code, out, err = mura("resume", run)
-    assert (code, out) == (2, "") and f"{table}: edited since the training began; put it back" in err
-    table.write_bytes(before)
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    # Where a folder's name says the label too, the line that goes against it is named.
+    line = "the label conflicts with the folder's name in line 1"
+    what = f"study {study}: label {label} then, {1 - label} now" if study else line
+    assert f"{table}: edited since the training began ({what}); put it back" in err
+    # Written anew, with the same in it: nobody is kept from going on.
+    table.write_bytes(before.replace(b"\r", b"").replace(b"\n", b"\r\n"))
     assert mura("resume", run, "--ci", "none")[0] == 0
 
 
@@ -622,6 +646,44 @@ def test_labels_that_were_edited_before_anything_was_learned_are_taken(root, tmp
         file.write_text("".join(line for line in file.read_text().splitlines(True) if not line.startswith(gone)))
     resume(run, ci=None)
     assert 0 < len(pd.read_csv(run / "images.csv")) < len(before)
+
+
+@pytest.mark.parametrize("by", ["mura resume", "the same command"])
+def test_a_plan_that_learned_nothing_yet_takes_the_labels_of_now(images, tmp_path, monkeypatch, mura, by):
+    table, run = own_table(images, tmp_path), tmp_path / "run"
+    options = ["--size", 32, "--bs", 8, "--workers", 1, "--epochs", 1, "--folds", 2, "--ci", "none", "--out", run]
+    with monkeypatch.context() as m, pytest.raises(Cut):
+        m.setattr(fitting, "_learner", lambda *_, **__: stop())
+        mura("train", table, *options)
+    assert (run / "fold0-seed0" / "settings.yaml").exists()
+    study, label = flip_first_label(table)
+    code, _, err = mura("resume", run, "--ci", "none") if by == "mura resume" else mura("train", table, *options)
+    assert code == 0 and "fold 1 of 2, seed 0: not finished before, from the start (fold0-seed0)" in err, err
+    told = [yaml.safe_load((run / f).read_text())["data"] for f in ("repeats.yaml", "fold0-seed0/settings.yaml")]
+    assert told[0]["tables"] == told[1]["tables"]
+    rows = pd.concat([pd.read_csv(run / name / "predictions.csv") for name in ("fold0-seed0", "fold1-seed0")])
+    assert set(rows.label[rows.study == study]) == {1 - label}
+    # From here on something would be lost.
+    (run / "fold1-seed0" / "metrics.json").unlink()
+    flip_first_label(table)
+    code, _, err = mura("resume", run)
+    assert code == 2 and f"(study {study}: label {1 - label} then, {label} now); put it back" in err
+    code, _, err = mura("train", table, *options)
+    assert code == 2 and f"{run}: begun with other labels or splits than the data has now; put it back" in err
+
+
+def test_the_run_s_own_table_is_held_against_its_source(from_tables, mura):
+    run, table = from_tables
+    run = run if (run / "images.csv").exists() else run / "seed0"
+    rows = pd.read_csv(run / "images.csv")
+    study, label = rows.study.iloc[-1], int(rows.label.iloc[-1])
+    for column, wrong in (("label", 1 - label), ("region", "XR_NOSE")):
+        rows.assign(**{column: rows[column].where(rows.study != study, wrong)}).to_csv(run / "images.csv", index=False)
+        code, _, err = mura("resume", run)
+        told = f"study {study}: {column} {rows[column].iloc[-1]} then, {wrong} now"
+        assert code == 2 and f"{run / 'images.csv'}: not the table it was begun with ({told}); put it back" in err
+    rows[rows.study != study].to_csv(run / "images.csv", index=False)
+    assert f"(study {study} then, and not now)" in mura("resume", run)[2]
 
 
 def test_a_crash_between_the_table_and_its_settings_loses_neither(root, tmp_path, monkeypatch):

@@ -40,9 +40,9 @@ from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.recipes import recipe_settings
 from mura_fastai.training.repeats import (
     check_repeats,
-    is_begun,
     is_finished,
     is_repeats,
+    learned_runs,
     read_repeats,
     sub_runs,
     train_repeats,
@@ -121,8 +121,8 @@ def resume(
             raise InputError(
                 f"{run}: repeats.yaml names no data to be read again; call train_repeats with them, it goes on"
             )
-        if is_begun(Path(run), plan):
-            refuse_edited(data)
+        if learned := learned_runs(run, plan):
+            refuse_edited(data | {"folds": told["folds"]}, learned[0])
         settings = settings | {"seed": told["seeds"][0], "num_workers": num_workers}
         if isinstance(settings.get("store"), str) and not Path(settings["store"]).exists():
             settings["store"] = True
