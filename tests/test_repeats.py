@@ -226,6 +226,18 @@ def test_some_of_the_folds_are_not_scored_and_how_many_are_done_is_told(own, mur
         assert mura("evaluate", own / NAMES[0], "--ci", "none")[0] == 0
 
 
+def test_a_misspelt_setting_of_a_plan_is_named(own, mura):
+    file = own / "repeats.yaml"
+    told = yaml.safe_load(file.read_text())
+    for name, said in (("epcohs", "settings.epcohs is unknown (did you mean settings.epochs?)"),
+                       ("note", "settings.note is unknown;")):  # fmt: skip
+        file.write_text(yaml.safe_dump(told | {"settings": told["settings"] | {name: 3}}))
+        code, out, err = mura("resume", own)
+        assert (code, out) == (2, "") and said in err and err.count("\n") == 1
+    file.write_text(yaml.safe_dump(told | {"sedes": [1]}))
+    assert "sedes is unknown (did you mean seeds?)" in mura("resume", own)[2]
+
+
 def test_a_seed_can_be_added_and_leaves_the_others_alone(own, root):
     before = times(own / NAMES[0])
     scores = train(root, own, folds=2, seeds=3, seed=3, **QUICK)[1]

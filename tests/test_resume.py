@@ -549,6 +549,32 @@ def test_other_settings_are_refused_with_the_difference(half, mura, change, name
     assert (code, out) == (2, "") and re.search(named, err) and err.count("\n") == 1
 
 
+def test_a_misspelt_setting_is_named_with_the_one_that_was_meant(half, mura):
+    file = half / "settings.yaml"
+    settings = yaml.safe_load(file.read_text())
+
+    def said(told, command="resume"):
+        file.write_text(yaml.safe_dump(told))
+        code, out, err = mura(command, half)
+        return code, err
+
+    lost = {k: v for k, v in settings.items() if k != "epochs"}
+    for told in (settings, lost):
+        code, err = said(told | {"epcohs": 3})
+        assert code == 2 and err == (
+            f"mura: {file}: epcohs is unknown (did you mean epochs?); correct it, or bring the file back as it was\n"
+        )
+    code, err = said(settings | {"data": settings["data"] | {"pth": "/elsewhere"}})
+    assert code == 2 and "data.pth is unknown (did you mean data.path?)" in err
+    # One's own notes, and what a later version writes, keep nobody from reading it.
+    code, err = said(settings | {"note": "the third try"}, "evaluate")
+    assert code == 0 and "note" not in err
+    code, err = said(settings | {"seeds": 3, "versions": settings["versions"] | {"mura_fastai": "0.12.0"}}, "evaluate")
+    assert code == 0, err
+    code, err = said(settings | {"note": "the third try", "learning": 3})
+    assert code == 0 and f"{file}: learning, note: unknown, and without effect\n" in err
+
+
 def test_another_table_is_refused(half):
     table = pd.read_csv(half / "images.csv")
     table.assign(label=1 - table.label).to_csv(half / "images.csv", index=False)

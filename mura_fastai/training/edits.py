@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.sources import read_images
 from mura_fastai.errors import InputError
 from mura_fastai.training.runs import read_table
@@ -39,6 +40,7 @@ def table_edits(
 def _source_rows(run: str | Path, data: dict) -> pd.DataFrame:
     "The rows that a run would be made from now, without those that it could not use."
     how = dict(max_bad=1.0, seed=data.get("split_seed", 0), allow_leaks=True, decode=False)
+    how |= dict(progress=stderr_bar("checking images"))
     rows, skipped = read_images(data["path"], data.get("source"), **how), Path(run) / "skipped.csv"
     if isinstance(data.get("regions"), list):
         rows = rows[rows.region.isin(data["regions"])]

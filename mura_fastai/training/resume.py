@@ -14,6 +14,7 @@ from mura_fastai.data.fingerprints import file_stamps
 from mura_fastai.data.reading import read_data, source_tables
 from mura_fastai.errors import InputError
 from mura_fastai.provenance import checkout, versions
+from mura_fastai.schema import SETTINGS, unknown_names
 from mura_fastai.text import name_some, one_of
 from mura_fastai.training.alone import alone
 from mura_fastai.training.beside import best_file
@@ -82,6 +83,8 @@ def _settings(run: Path) -> dict:
     for name, kind in _NUMBERS.items():
         if not isinstance(settings.get(name), kind):
             raise InputError(f"{run / 'settings.yaml'}: {name} is missing or no number; was it edited?")
+    if strange := unknown_names(settings, SETTINGS):
+        print(f"{run / 'settings.yaml'}: {name_some(strange)}: unknown, and without effect", file=sys.stderr)
     return settings
 
 
