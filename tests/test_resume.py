@@ -349,6 +349,29 @@ def test_best_weights_of_the_last_epoch_are_made_good_when_nothing_is_left_to_tr
     assert not (run / "predictions.csv").exists()
 
 
+def test_best_weights_that_are_gone_for_good_are_called_so(few, tmp_path, mura):
+    "In the state are those of the last epoch alone: the best one was before."
+    run = train_run(few, tmp_path / "run", epochs=2, lr=1e-9, store=False, **QUICK)
+    best, told, row = run / "weights" / "best.safetensors", read_told(run), [few.path.iloc[0], "-o", tmp_path / "p.csv"]
+    assert told["done"]
+    state = read_state(run)
+    state.told["best"] = [1.0, 0]
+    keeping.write_state(run, state)
+    renamed = best.rename(best.with_name("mine.safetensors"))
+    for command in (["resume", run], ["predict", run, *row]):
+        code, out, err = mura(*command)
+        assert (code, out) == (2, "") and "trains it" not in err
+        assert f"{best}: gone, and the weights of epoch 1, the best, with it; if they are in mine.safetensors" in err
+    renamed.unlink()
+    code, _, err = mura("predict", run, *row)
+    assert code == 2 and "with it; bring them back, or train anew into another folder" in err
+    state.told["best"] = [1.0, 1]
+    keeping.write_state(run, state)
+    code, _, err = mura("predict", run, *row)
+    assert code == 2 and f"last state holds these weights; bring them back: mura resume {run}\n" in err
+    assert mura("resume", run, "--ci", "none")[0] == 0 and mura("predict", run, *row)[0] == 0
+
+
 @pytest.mark.parametrize("harm", ["cut short", "a bit turned", "empty", "something else"])
 def test_a_damaged_state_is_noticed(done, harm):
     file = state_file(done)

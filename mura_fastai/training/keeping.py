@@ -14,6 +14,7 @@ from safetensors.torch import save
 from mura_fastai.errors import InputError
 from mura_fastai.files import write_bytes
 from mura_fastai.models.weights import read_weights
+from mura_fastai.text import name_some
 from mura_fastai.training.beside import best_file, drop_made, placing
 from mura_fastai.training.interrupts import Stops
 from mura_fastai.training.learner import StopOnNaN
@@ -232,6 +233,29 @@ def plain_row(
     return {k: int(v) if k == "epoch" else float(v) for k, v in row.items()}
 
 
+def _holds_best(told: dict) -> bool:
+    "Whether the weights of a state are the best ones: those of its last epoch, before a batch of the next."
+    return told["best"][1] == len(told["rows"]) - 1 and told["place"][2] == 0
+
+
+def told_gone(
+    run: str | Path,  # a run's folder, without best weights
+    told: dict | None,  # the plain values of its state; None where it has none
+) -> str:
+    "What became of them, and what to do: some never were, some are in the state, others are gone for good."
+    file = best_file(run)
+    if told is None or told["best"][1] is None:
+        return f"{run}: no weights yet; mura resume trains it to the end of an epoch, and on"
+    if _holds_best(told):
+        return f"{file}: not there, but the run's last state holds these weights; bring them back: mura resume {run}"
+    beside = sorted(f.name for f in file.parent.glob("*.safetensors"))
+    remedy = f"if they are in {name_some(beside)}, rename that" if beside else "bring them back"
+    return (
+        f"{file}: gone, and the weights of epoch {told['best'][1] + 1}, the best, with it; {remedy}, or train anew "
+        "into another folder (mura train --out)"
+    )
+
+
 def mend_best(
     best: KeepBest,  # of the state's epoch
     state: State,
@@ -242,7 +266,7 @@ def mend_best(
     weights, file = state.part("model"), best_file(best.folder)
     if best.epoch_kept is None:
         return
-    if best.epoch_kept == len(best.history.rows) - 1 and state.place[2] == 0:
+    if _holds_best(state.told):
         try:
             there = read_weights(file)
         except InputError:
@@ -254,4 +278,4 @@ def mend_best(
         if weights.keys() != there.keys() or not all(torch.equal(v, there[k]) for k, v in weights.items()):
             save_best(best.folder, weights, best.epoch_kept)
     elif not file.exists():
-        raise InputError(f"{file}: gone, and epoch {best.epoch_kept + 1} with it; bring it back, or train the run anew")
+        raise InputError(told_gone(best.folder, state.told))

@@ -25,11 +25,12 @@ from mura_fastai.training.alone import LOCK, OWNER, alone, refuse_busy, trained_
 from mura_fastai.training.beside import best_file
 from mura_fastai.training.fitting import CHANGES, FORM, augmentation, fit_run
 from mura_fastai.training.interrupts import saying_how_to_go_on
+from mura_fastai.training.keeping import told_gone
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.optimizer import OPTIMIZERS
 from mura_fastai.training.precision import resolve_precision
 from mura_fastai.training.schedules import PLATEAU, check_schedule, layer_rates
-from mura_fastai.training.state import state_file
+from mura_fastai.training.state import read_told, state_file
 
 FORMAT = 1  # of the run folder; a later version of the package reads every earlier one
 LEARNING_RATES = {"own": 2e-3, "scratch": 1e-3, "pretrained": 1e-3}  # highest of the one-cycle schedule
@@ -168,7 +169,7 @@ def load_run(
     if not best.exists() and (who := trained_by(run)):
         raise InputError(f"{run}: no weights yet; {who} is training its first epoch, wait for the end of that")
     if not best.exists():
-        raise InputError(f"{run}: no weights yet; mura resume trains it to the end of an epoch, and on")
+        raise InputError(told_gone(run, read_told(run)))
     images = read_table(run / "images.csv")
     refuse_outside(images.path, settings.get("data"), run / "images.csv")
     form = {k: settings.get(k) for k in FORM}  # an earlier run has none of them
