@@ -1,16 +1,18 @@
-"""How a command ends: 0 done, 1 failed while running, 2 wrong input or usage, 130 Ctrl-C, 143 SIGTERM."""
+"""How a command ends: 0 done, 1 failed while running, 2 wrong input or usage, 130 Ctrl-C, 143 SIGTERM.
+
+129 where its terminal was closed: a connection that is lost ends a command as Ctrl-C does."""
 
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 from mura_fastai.errors import InputError, TrainingError, full_memory
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 _SAID = ContextVar("_SAID", default=False)  # that the command was stopped, by who knows how it goes on
 
 
@@ -18,7 +20,7 @@ _SAID = ContextVar("_SAID", default=False)  # that the command was stopped, by w
 def exit_codes() -> Iterator[None]:
     "Turn what a command raises into one line on stderr and an exit code. A fault of the program keeps its traceback."
     _SAID.set(False)
-    _end_on_sigterm()
+    _end_on_signals()
     sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold bytes that are no text
     try:
         yield
@@ -45,7 +47,8 @@ def say_stopped(
     "One line on stderr, for a command that a signal ends; `exit_codes` says no other one then."
     _SAID.set(True)
     clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-    print(f"{clear}stopped; {how}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # the terminal may be gone
+        print(f"{clear}stopped; {how}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -71,17 +74,20 @@ def ending_at_once() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _end_on_sigterm():
-    "End as after an error, so that half-written files are taken away."
+def _end_on_signals():
+    "End as after an error, so that half-written files are taken away. Python itself does so on Ctrl-C."
     started = os.getpid()
 
-    def stop(*_):
+    def stop(number, frame):
         # Worker processes inherit the handler; they have nothing to tidy up.
         if os.getpid() != started:
-            os._exit(143)
-        raise SystemExit(143)
+            os._exit(128 + number)
+        raise SystemExit(128 + number)
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in SIGNALS:
+        # `nohup` has it ignored: that shall stay so.
+        if number == signal.SIGTERM or (number != signal.SIGINT and signal.getsignal(number) != signal.SIG_IGN):
+            signal.signal(number, stop)
 
 
 def _fail(what: object, code: int):

@@ -18,6 +18,7 @@ import typer
 import mura_fastai
 from mura_fastai import cli
 from mura_fastai.errors import InputError, TrainingError
+from mura_fastai.exits import SIGNALS
 from mura_fastai.results import experiment
 from mura_fastai.share.demo import compare_scores, demo, demo_phantom
 from mura_fastai.text import one_of
@@ -288,12 +289,13 @@ def test_what_went_wrong_decides_the_exit_code(mura, root, monkeypatch, error, c
 def test_an_error_of_the_program_itself_is_not_hidden(monkeypatch, root):
     monkeypatch.setattr(experiment, "train", lambda *a, **k: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["mura", "train", str(root)])
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         with pytest.raises(ZeroDivisionError):
             cli.main()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -449,7 +450,12 @@ def test_a_killed_process_is_noticed_and_its_training_goes_on(commands, argument
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "number, code, at",
-    [(signal.SIGTERM, 143, "history.csv"), (signal.SIGINT, 130, "history.csv"), (signal.SIGTERM, 143, "settings.yaml")],
+    [
+        (signal.SIGTERM, 143, "history.csv"),
+        (signal.SIGINT, 130, "history.csv"),
+        (signal.SIGTERM, 143, "settings.yaml"),
+        (signal.SIGHUP, 129, "history.csv"),
+    ],
 )
 def test_a_signal_saves_at_the_next_batch_and_says_how_to_go_on(
     commands, arguments, undisturbed, tmp_path, number, code, at
@@ -461,6 +467,26 @@ def test_a_signal_saves_at_the_next_batch_and_says_how_to_go_on(
     assert "Traceback" not in err and err.splitlines()[-1] == f"stopped; to go on: mura resume '{run}'"
     assert bool(read_told(run)) == (at == "history.csv") and not (read_told(run) or {}).get("done")
     assert commands("resume", run, "--ci", "none")[0] == 0
+    assert_same(run, undisturbed)
+
+
+@UNIX
+@pytest.mark.slow
+def test_a_lost_connection_saves_too(arguments, undisturbed, tmp_path):
+    "The process has a terminal of its own, which is closed in its midst; what it says meanwhile goes nowhere."
+    run = tmp_path / "run"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        command = [sys.executable, Path(__file__).parents[1] / "cli.py", *arguments, "--out", run]
+        os.execve(sys.executable, list(map(str, command)), os.environ | {"OMP_NUM_THREADS": "1"})
+    said = b""
+    while not (run / "history.csv").exists():
+        said += os.read(terminal, 4096)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
+    assert not read_told(run)["done"]
+    assert f"if it is interrupted, go on: mura resume {run}" in said.decode()
+    resume(run, ci=None)
     assert_same(run, undisturbed)
 
 

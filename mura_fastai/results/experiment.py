@@ -98,7 +98,8 @@ def train(
     if repeated:
         evaluate = partial(evaluate_run, ci=ci)
         out = train_repeats(read, out, evaluate, folds, seeds, max_bad=max_bad, data=told, **settings)
-        return out, evaluate_repeats(out, ci)
+        with saying_how_to_go_on(out):
+            return out, evaluate_repeats(out, ci)
     out = train_run(read, out, max_bad=max_bad, data=told, **settings)
     with saying_how_to_go_on(out):
         return out, evaluate_run(out, ci=ci)

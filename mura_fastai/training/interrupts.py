@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C while a network is trained: noted, and heeded where what was learned can be kept."""
+"""Ctrl-C, SIGTERM and a lost terminal while a network is trained: heeded where what was learned can be kept."""
 
 import os
 import shlex
@@ -46,7 +46,7 @@ class Stops:
             self._give_back()
             self.end()
         self.asked = number
-        if sys.stderr.isatty():
+        if sys.stderr.isatty():  # one that was closed is none any more
             os.write(2, b"\nstopping after this batch; once more stops at once\n")
 
     def _give_back(self):
@@ -55,13 +55,13 @@ class Stops:
         self._before = {}
 
     def end(self):
-        "Raise what the signal stands for: `KeyboardInterrupt`, or `SystemExit` with 143."
+        "Raise what the signal stands for: `KeyboardInterrupt`, or `SystemExit` with 143 (129 for a lost terminal)."
         if self.asked == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + self.asked)
 
 
-_SAYS = ContextVar("_SAYS", default=False)  # the outermost block, whose folder holds the others'
+_SAYS = ContextVar("_SAYS", default=None)  # how the outermost block goes on, whose folder holds the others'
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def saying_how_to_go_on(
     command: str | None = None,  # that goes on; `mura resume` where not given, once there is something to resume
 ) -> Iterator[None]:
     "Whatever ends the block before its time: one line on stderr says how to go on. A full disk is a `TrainingError`."
-    if _SAYS.get():
+    if _SAYS.get() is not None:
         yield
         return
 
@@ -79,7 +79,7 @@ def saying_how_to_go_on(
             return f"{lead}go on: {command or f'mura resume {shlex.quote(str(run))}'}"
         return "give the command again (nothing was begun yet)"
 
-    before = _SAYS.set(True)
+    before = _SAYS.set([how])
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
@@ -91,3 +91,9 @@ def saying_how_to_go_on(
         raise TrainingError(f"{e.filename}: {e.strerror}; make room, then {how()}") from None
     finally:
         _SAYS.reset(before)
+
+
+def say_beforehand():
+    "Once in the outermost block of `saying_how_to_go_on`, on stderr: a process that is killed says nothing any more."
+    if says := _SAYS.get():
+        print(f"if it is interrupted, {says.pop()()}", file=sys.stderr)
