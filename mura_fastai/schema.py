@@ -3,8 +3,10 @@
 import math
 import re
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
+import mura_fastai
 from mura_fastai.errors import InputError
 
 NO_LIMIT = math.inf
@@ -78,6 +80,7 @@ DATA: dict[str, tuple[Callable, str]] = {
     "allow_leaks": _BOOL, "images": _table(_whole()), "fingerprint": _TEXT, "folds": _whole(2), "fold": _whole(),
     "tables": _table(_TEXT), "table": _TEXT,
 }  # fmt: skip
+_UNRULED = ("data", "plateau")  # names in these files that have rules of their own, or need none
 REPEATS: dict[str, tuple[Callable, str]] = {
     "format": _whole(1), "folds": _or(_NONE, _whole(2, 1000)), "seeds": _list(_whole()),
     "versions": _table(_or(_TEXT, _NONE)), "commit": _or(_NONE, _TEXT),
@@ -85,6 +88,10 @@ REPEATS: dict[str, tuple[Callable, str]] = {
         (lambda v: isinstance(v, dict) and SETTINGS["store"][0](v.get("store", True))),
         f"a table, in which store is {SETTINGS['store'][1]}",
     ),
+}  # fmt: skip
+DEMO: dict[str, tuple[Callable, str]] = {  # of demo.yaml
+    "format": _whole(1), "studies": _whole(1, 10**5), "archs": _list(_NET, 1, 5),
+    **{k: SETTINGS[k] for k in ("epochs", "size", "bs", "seed")},
 }  # fmt: skip
 
 _COUNT = _whole(0, 2**53)[0], "a whole number from 0 on"
@@ -126,10 +133,11 @@ def check_values(
 ):
     """Raise `InputError` for the first value that is missing or cannot be; for a format of a newer version first.
 
-    What the rules do not name is let through: a later version may write more, and nothing here reads it."""
+    A name that looks like a misspelt one is refused too: it would count for nothing. Other names that the rules do not
+    know are let through: a later version may write more, and nothing here reads it."""
     if SETTINGS["format"][0](told.get("format")) and told["format"] > newest:
         raise InputError(f"{file}: written by a newer version (format {told['format']}); upgrade mura_fastai")
-    wrong, data = wrong_value(told, rules, needed), told.get("data")
+    wrong, data = _misspelt(told, rules) or wrong_value(told, rules, needed), told.get("data")
     if wrong is None and data is not None:
         wrong = wrong_value({"data": data}, {"data": ((lambda v: isinstance(v, dict)), "a table")})
         wrong = wrong or wrong_value(
@@ -137,6 +145,33 @@ def check_values(
         )
     if wrong is not None:
         raise InputError(f"{file}: {wrong}; correct it, or bring the file back as it was")
+
+
+def unknown_names(
+    told: dict,  # as read from the file
+    rules: dict[str, tuple[Callable, str]],  # SETTINGS or REPEATS
+) -> list[str]:
+    "What is set there and counts for nothing."
+    return [str(name) for name in told if name not in (*rules, *_UNRULED)]
+
+
+def _misspelt(told: dict, rules: dict) -> str | None:
+    "The first name that must mean another one, in words; in what a newer version wrote it may be one of its own."
+    by = told.get("versions")
+    if isinstance(by, dict) and _numbers(by.get("mura_fastai")) > _numbers(mura_fastai.__version__):
+        return None
+    inner = {"data": DATA} | ({"settings": SETTINGS} if "settings" in rules else {})
+    for table, known in {"": rules, **inner}.items():
+        there = told.get(table) if table else told
+        for name in unknown_names(there, known) if isinstance(there, dict) else ():
+            near, dot = get_close_matches(name, [*known, *_UNRULED], 1, 0.75), f"{table}." if table else ""
+            if near or table == "settings":  # which are handed on, all of them
+                return f"{dot}{name[:60]} is unknown" + (f" (did you mean {dot}{near[0]}?)" if near else "")
+    return None
+
+
+def _numbers(version: object) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", version)[:3]] if isinstance(version, str) else []
 
 
 def wrong_value(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mura_fastai.data.phantom import make_phantom
+from mura_fastai.exits import SIGNALS
 
 pytest_plugins = ["browser"]
 
@@ -54,7 +55,7 @@ def mura(monkeypatch, capsys):
     "Call the command inside this process: exit code, stdout, stderr."
     from mura_fastai import cli
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["mura", *map(str, arguments)])
@@ -65,4 +66,5 @@ def mura(monkeypatch, capsys):
         return e.value.code or 0, told.out, told.err
 
     yield call
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)

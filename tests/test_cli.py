@@ -18,6 +18,7 @@ import typer
 import mura_fastai
 from mura_fastai import cli
 from mura_fastai.errors import InputError, TrainingError
+from mura_fastai.exits import SIGNALS
 from mura_fastai.results import experiment
 from mura_fastai.share.demo import compare_scores, demo, demo_phantom
 from mura_fastai.text import one_of
@@ -241,7 +242,9 @@ def test_phantom_makes_one_and_says_what_is_next(mura, tmp_path):
         (["summarize", "absent"], "no such folder"),
         (["phantom", "ROOT"], "not an empty folder"),
         (["evaluate"], "give RUN"),
-        (["evaluate", "absent"], "not a run"),
+        (["evaluate", "absent"], "absent: no such folder"),
+        (["resume", "absent"], "absent: no such folder"),
+        (["resume", "ROOT"], "not a run; a run's folder"),
         (["evaluate", "RUN", "--ci", "narrow"], "bootstrap, asymptotic"),
         (["evaluate", "RUN", "ROOT", "more"], "give RUN"),
         (["evaluate", "--predictions", "absent.csv"], "absent.csv: no such file"),
@@ -278,7 +281,7 @@ def test_wrong_usage_is_code_2(mura, arguments):
         (MemoryError(), 1, "mura: the memory is full; lower --bs or --size, or end other programs\n"),
         (OSError(12, "Cannot allocate memory"), 1, "mura: the memory is full; lower --bs"),
         (RuntimeError("can't start new thread"), 1, "mura: no thread can be started"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "stopped; give the command again\n"),
     ],
 )
 def test_what_went_wrong_decides_the_exit_code(mura, root, monkeypatch, error, code, line):
@@ -293,12 +296,13 @@ def test_what_went_wrong_decides_the_exit_code(mura, root, monkeypatch, error, c
 def test_an_error_of_the_program_itself_is_not_hidden(monkeypatch, root):
     monkeypatch.setattr(experiment, "train", lambda *a, **k: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["mura", "train", str(root)])
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         with pytest.raises(ZeroDivisionError):
             cli.main()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -322,6 +326,29 @@ def test_a_signal_ends_it_and_leaves_nothing_half_made(tmp_path, number, code):
             os.killpg(process.pid, signal.SIGKILL)
             raise
     assert process.returncode == code and "Traceback" not in err
+    assert err.splitlines()[-1] == "stopped; give the command again"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("library", ["/torch/nn/", "/sklearn/", "/timm/"])
+def test_a_signal_in_the_midst_of_imports_is_one_line(root, tmp_path, number, code, library):
+    "It comes as soon as the process has opened a file of that library: seconds before anything is begun."
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    watch = (
+        "import os, sys\n"
+        "def seen(event, arguments, told=[]):\n"
+        f"    if event == 'open' and {library!r} in str(arguments[0]) and not told:\n"
+        f"        told.append(1); os.kill(os.getpid(), {int(number)})\n"
+        "sys.addaudithook(seen)\n"
+    )
+    start = f"{heed}{watch}from mura_fastai.cli import main\nmain()"
+    command = [sys.executable, "-c", start, "train", root, "--size", "32", "--out", tmp_path / "run"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr == "stopped; give the command again (nothing was begun yet)\n"
     assert not list(tmp_path.iterdir())
 
 
@@ -367,14 +394,9 @@ def test_a_demo_that_was_interrupted_goes_on(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
         m.setattr(KeepState, "after_epoch", stopped)
         demo(folder, epochs=2, **how)
-    assert "stopped; to go on: call demo again, with the same\n" in capsys.readouterr().err  # of other networks
-    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(module, "demo_phantom", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        demo(tmp_path / "as the command", 60, 2, 32)
-    told = (
-        f"stopped; to go on: mura demo --out '{tmp_path / 'as the command'}' --studies 60 --epochs 2 --size 32 --seed 0"
-    )
-    assert told in capsys.readouterr().err
+    assert f"stopped; to go on: mura resume '{folder}'\n" in capsys.readouterr().err
+    with pytest.raises(InputError, match="begun with bs 16, now bs 8; choose another folder"):
+        demo(folder, epochs=2, **how | dict(bs=8))
     with pytest.raises(InputError, match="mura_cnn: was begun with epochs 2, now epochs 3"):
         demo(folder, epochs=3, **how)
     demo(folder, epochs=2, **how)
@@ -384,6 +406,40 @@ def test_a_demo_that_was_interrupted_goes_on(tmp_path, monkeypatch, capsys):
     assert [len(pd.read_csv(f)) for f in folder.glob("*/history.csv")] == [2, 2]
     with pytest.raises(InputError, match="holds a demo already"):
         demo(folder, epochs=2, **how)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="signals")
+def test_a_killed_demo_goes_on_by_the_same_command_and_by_resume(mura, tmp_path, monkeypatch):
+    from mura_fastai.share import demo as module
+
+    monkeypatch.setenv("MURA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["demo", "--studies", "60", "--epochs", "2", "--size", "32"]
+    with subprocess.Popen([*MURA, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not list(tmp_path.glob("runs/*/mura_cnn/history.csv")) and process.poll() is None:
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    [folder] = Path("runs").iterdir()
+    code, _, err = mura("resume", "runs")
+    assert code == 2 and f"runs: not a run, but holds some; name one that is not finished: {folder}\n" in err
+    monkeypatch.setattr(module, "interpret_run", lambda run: (_ for _ in ()).throw(KeyboardInterrupt))
+    code, _, err = mura("demo", "--studies", "60", "--epochs", "1", "--size", "32", "--out", folder)
+    assert code == 2 and "was begun with epochs 2, now epochs 1" in err
+    code, _, err = mura(*arguments)
+    assert code == 130 and err.startswith(f"going on with the demo in {folder}, which was interrupted")
+    assert err.endswith(f"stopped; to go on: mura resume {folder}\n") and "Traceback" not in err
+    code, _, err = mura("resume", folder, "--json")
+    assert code == 2 and "leave --json out" in err
+    monkeypatch.undo()
+    monkeypatch.setenv("MURA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    code, out, err = mura("resume", folder)
+    assert code == 0 and "region only" in out and (folder / "report.html").exists(), err
+    assert list(Path("runs").iterdir()) == [folder]
+    assert "was finished before" in mura("resume", folder)[1]
+    assert "all of them finished" in mura("resume", "runs")[2]
 
 
 def test_the_demo_takes_its_phantom_again_and_makes_it_anew_where_a_file_is_lost(tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ ROOMS = [
     "training.optimizer", "training.precision", "training.recording", "training.learner",
     "training.schedules", "training.recipes", "training.progress", "training.state_rules", "training.state",
     "training.alone", "training.beside", "training.interrupts", "training.keeping", "training.fitting",
-    "training.runs", "training.resume", "training.repeats",
+    "training.runs", "training.edits", "training.resume", "training.repeats", "training.within",
     "results.measures", "results.intervals", "results.guessing", "results.pooling", "results.calibrate",
     "results.metrics", "results.competition", "results.tables", "results.shortcuts", "results.predict",
     "results.moments", "results.scoring", "results.repeats", "results.pictures", "results.audit", "results.paired",

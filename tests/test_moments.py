@@ -133,7 +133,7 @@ def test_no_threshold_is_guessed_where_the_weights_are_others_or_damaged(own, ro
     with pytest.raises(InputError, match="best.safetensors"):
         Moment(own).decision()
     best_file(own).unlink()
-    with pytest.raises(InputError, match="no weights yet"):
+    with pytest.raises(InputError, match="best.safetensors: not there"):
         Moment(own).decision()
 
 
@@ -198,7 +198,7 @@ def test_what_a_dead_training_said_of_itself_is_no_training(own, capsys, host):
         Moment(own)
         assert "training" not in capsys.readouterr().err
         best = best_file(own).rename(own / "aside")
-        with pytest.raises(InputError, match="no weights yet; mura resume"):
+        with pytest.raises(InputError, match="best.safetensors: not there.* mura resume"):
             load_run(own)
         best.rename(best_file(own))
         (own / ".lock").unlink(missing_ok=True)

@@ -210,6 +210,34 @@ def test_other_settings_are_refused_with_the_difference(own, root, change, named
     assert "\n" not in str(error.value) and times(own) == before
 
 
+@pytest.mark.parametrize("left", [3, 1, 0])
+def test_some_of_the_folds_are_not_scored_and_how_many_are_done_is_told(own, mura, left):
+    for name in NAMES[left:]:
+        shutil.rmtree(own / name)
+    before = times(own)
+    n = f"{left} of 4 trainings of folds and seeds {'is' if left == 1 else 'are'} finished"
+    one = f"; one by itself: mura evaluate {own / NAMES[0]}" if left else ""
+    for command in (["evaluate", own], ["compare", own, own], ["report", own, "-o", own / "r.html"]):
+        code, out, err = mura(*command)
+        assert (code, out) == (2, "")
+        assert err == f"mura: {own}: {n}, and all are needed; go on: mura resume {own}{one}\n"
+    assert times(own) == before
+    if left:
+        assert mura("evaluate", own / NAMES[0], "--ci", "none")[0] == 0
+
+
+def test_a_misspelt_setting_of_a_plan_is_named(own, mura):
+    file = own / "repeats.yaml"
+    told = yaml.safe_load(file.read_text())
+    for name, said in (("epcohs", "settings.epcohs is unknown (did you mean settings.epochs?)"),
+                       ("note", "settings.note is unknown;")):  # fmt: skip
+        file.write_text(yaml.safe_dump(told | {"settings": told["settings"] | {name: 3}}))
+        code, out, err = mura("resume", own)
+        assert (code, out) == (2, "") and said in err and err.count("\n") == 1
+    file.write_text(yaml.safe_dump(told | {"sedes": [1]}))
+    assert "sedes is unknown (did you mean seeds?)" in mura("resume", own)[2]
+
+
 def test_a_seed_can_be_added_and_leaves_the_others_alone(own, root):
     before = times(own / NAMES[0])
     scores = train(root, own, folds=2, seeds=3, seed=3, **QUICK)[1]
@@ -225,7 +253,7 @@ def test_other_data_is_refused(own, root, tmp_path):
     (data / "train_labeled_studies.csv").write_text("\n".join(lines[1:]) + "\n")
     paths = (data / "train_image_paths.csv").read_text().splitlines()
     (data / "train_image_paths.csv").write_text("\n".join(p for p in paths if study not in p) + "\n")
-    with pytest.raises(InputError, match="images|fingerprint"):
+    with pytest.raises(InputError, match="begun with images"):
         train(data, own, folds=2, seeds=2, seed=3, **QUICK)
 
 
@@ -248,6 +276,8 @@ def test_other_patients_deal_other_folds_and_are_refused(images, tmp_path, monke
     def stopped(table, run, **_):
         run.mkdir()
         (run / "settings.yaml").write_text("format: 1\narch: mura_cnn\nsize: 40\nepochs: 1\nbs: 8\nseed: 0\n")
+        state_file(run).parent.mkdir(parents=True)
+        state_file(run).touch()  # else nothing is lost by beginning anew
         raise KeyboardInterrupt
 
     monkeypatch.setattr(repeats, "train_run", wraps(repeats.train_run)(stopped))
@@ -258,7 +288,7 @@ def test_other_patients_deal_other_folds_and_are_refused(images, tmp_path, monke
         with pytest.raises(error) as e:
             repeats.train_repeats(table, tmp_path / "run", lambda _: None, folds=2, store=False, size=40)
         assert told in capsys.readouterr().err
-    assert "begun with table" in str(e.value)
+    assert "begun with other regions or patients than the data has now" in str(e.value)
 
 
 def test_two_processes_do_not_train_in_one_folder(own, root):
@@ -284,7 +314,7 @@ def test_a_killed_process_is_taken_up_again(root, tmp_path):
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert [p.name for p in sub_runs(out)] == ["fold0-seed0"]
-    with pytest.raises(InputError, match="fold1-seed0: not finished"):
+    with pytest.raises(InputError, match="1 of 4 trainings of folds and seeds is finished"):
         repeats_of(out)
     before = times(out / "fold0-seed0")
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)

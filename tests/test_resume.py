@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -24,6 +25,7 @@ from mura_fastai.files import aside_of, replacing, sweep
 from mura_fastai.results import experiment
 from mura_fastai.results.experiment import resume, train
 from mura_fastai.training import fitting, keeping, schedules
+from mura_fastai.training.beside import OF_WEIGHTS
 from mura_fastai.training.interrupts import Stops, saying_how_to_go_on
 from mura_fastai.training.keeping import KeepState
 from mura_fastai.training.resume import resume_run
@@ -348,6 +350,29 @@ def test_best_weights_of_the_last_epoch_are_made_good_when_nothing_is_left_to_tr
     assert not (run / "predictions.csv").exists()
 
 
+def test_best_weights_that_are_gone_for_good_are_called_so(few, tmp_path, mura):
+    "In the state are those of the last epoch alone: the best one was before."
+    run = train_run(few, tmp_path / "run", epochs=2, lr=1e-9, store=False, **QUICK)
+    best, told, row = run / "weights" / "best.safetensors", read_told(run), [few.path.iloc[0], "-o", tmp_path / "p.csv"]
+    assert told["done"]
+    state = read_state(run)
+    state.told["best"] = [1.0, 0]
+    keeping.write_state(run, state)
+    renamed = best.rename(best.with_name("mine.safetensors"))
+    for command in (["resume", run], ["predict", run, *row]):
+        code, out, err = mura(*command)
+        assert (code, out) == (2, "") and "trains it" not in err
+        assert f"{best}: gone, and the weights of epoch 1, the best, with it; if they are in mine.safetensors" in err
+    renamed.unlink()
+    code, _, err = mura("predict", run, *row)
+    assert code == 2 and "with it; bring them back, or train anew into another folder" in err
+    state.told["best"] = [1.0, 1]
+    keeping.write_state(run, state)
+    code, _, err = mura("predict", run, *row)
+    assert code == 2 and f"last state holds these weights; bring them back: mura resume {run}\n" in err
+    assert mura("resume", run, "--ci", "none")[0] == 0 and mura("predict", run, *row)[0] == 0
+
+
 @pytest.mark.parametrize("harm", ["cut short", "a bit turned", "empty", "something else"])
 def test_a_damaged_state_is_noticed(done, harm):
     file = state_file(done)
@@ -425,7 +450,12 @@ def test_a_killed_process_is_noticed_and_its_training_goes_on(commands, argument
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "number, code, at",
-    [(signal.SIGTERM, 143, "history.csv"), (signal.SIGINT, 130, "history.csv"), (signal.SIGTERM, 143, "settings.yaml")],
+    [
+        (signal.SIGTERM, 143, "history.csv"),
+        (signal.SIGINT, 130, "history.csv"),
+        (signal.SIGTERM, 143, "settings.yaml"),
+        (signal.SIGHUP, 129, "history.csv"),
+    ],
 )
 def test_a_signal_saves_at_the_next_batch_and_says_how_to_go_on(
     commands, arguments, undisturbed, tmp_path, number, code, at
@@ -437,6 +467,26 @@ def test_a_signal_saves_at_the_next_batch_and_says_how_to_go_on(
     assert "Traceback" not in err and err.splitlines()[-1] == f"stopped; to go on: mura resume '{run}'"
     assert bool(read_told(run)) == (at == "history.csv") and not (read_told(run) or {}).get("done")
     assert commands("resume", run, "--ci", "none")[0] == 0
+    assert_same(run, undisturbed)
+
+
+@UNIX
+@pytest.mark.slow
+def test_a_lost_connection_saves_too(arguments, undisturbed, tmp_path):
+    "The process has a terminal of its own, which is closed in its midst; what it says meanwhile goes nowhere."
+    run = tmp_path / "run"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        command = [sys.executable, Path(__file__).parents[1] / "cli.py", *arguments, "--out", run]
+        os.execve(sys.executable, list(map(str, command)), os.environ | {"OMP_NUM_THREADS": "1"})
+    said = b""
+    while not (run / "history.csv").exists():
+        said += os.read(terminal, 4096)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
+    assert not read_told(run)["done"]
+    assert f"if it is interrupted, go on: mura resume {run}" in said.decode()
+    resume(run, ci=None)
     assert_same(run, undisturbed)
 
 
@@ -548,6 +598,32 @@ def test_other_settings_are_refused_with_the_difference(half, mura, change, name
     assert (code, out) == (2, "") and re.search(named, err) and err.count("\n") == 1
 
 
+def test_a_misspelt_setting_is_named_with_the_one_that_was_meant(half, mura):
+    file = half / "settings.yaml"
+    settings = yaml.safe_load(file.read_text())
+
+    def said(told, command="resume"):
+        file.write_text(yaml.safe_dump(told))
+        code, out, err = mura(command, half)
+        return code, err
+
+    lost = {k: v for k, v in settings.items() if k != "epochs"}
+    for told in (settings, lost):
+        code, err = said(told | {"epcohs": 3})
+        assert code == 2 and err == (
+            f"mura: {file}: epcohs is unknown (did you mean epochs?); correct it, or bring the file back as it was\n"
+        )
+    code, err = said(settings | {"data": settings["data"] | {"pth": "/elsewhere"}})
+    assert code == 2 and "data.pth is unknown (did you mean data.path?)" in err
+    # One's own notes, and what a later version writes, keep nobody from reading it.
+    code, err = said(settings | {"note": "the third try"}, "evaluate")
+    assert code == 0 and "note" not in err
+    code, err = said(settings | {"seeds": 3, "versions": settings["versions"] | {"mura_fastai": "0.12.0"}}, "evaluate")
+    assert code == 0, err
+    code, err = said(settings | {"note": "the third try", "learning": 3})
+    assert code == 0 and f"{file}: learning, note: unknown, and without effect\n" in err
+
+
 def test_another_table_is_refused(half):
     table = pd.read_csv(half / "images.csv")
     table.assign(label=1 - table.label).to_csv(half / "images.csv", index=False)
@@ -574,15 +650,20 @@ def test_other_files_are_refused_by_name(few, tmp_path, cut, what):
         resume_run(tmp_path / "run")
 
 
+def own_table(images, folder):
+    "The phantom's images as somebody's own CSV."
+    names = [f"{i}.png" for i in range(len(images))]
+    for path, name in zip(images.path, names, strict=True):
+        os.link(path, folder / name)
+    images.assign(path=names).to_csv(folder / "own.csv", index=False)
+    return folder / "own.csv"
+
+
 @pytest.fixture(params=["mura", "csv", "folds"])
 def from_tables(request, root, images, tmp_path, monkeypatch):
     "A training from CSVs of its own that was interrupted; its folder, and one of the CSVs."
     if request.param == "csv":
-        table = tmp_path / "own.csv"
-        names = [f"{i}.png" for i in range(len(images))]
-        for path, name in zip(images.path, names, strict=True):
-            os.link(path, tmp_path / name)
-        images.assign(path=names).to_csv(table, index=False)
+        table = own_table(images, tmp_path)
     else:
         table = Path(shutil.copytree(root, tmp_path / "data")) / "valid_labeled_studies.csv"
     data, run, options = table if request.param == "csv" else table.parent, tmp_path / "run", dict(epochs=2, **QUICK)
@@ -599,13 +680,32 @@ def from_tables(request, root, images, tmp_path, monkeypatch):
     return run, table
 
 
+def flip_first_label(table):
+    "Of the first study in a CSV of labels; its key and its label before, no key where its name says the label too."
+    text = table.read_text()
+    if not text.startswith("path"):
+        line, rest = text.split("\n", 1)
+        table.write_text(f"{line[:-1]}{1 - int(line[-1])}\n{rest}")
+        return None, int(line[-1])
+    rows = pd.read_csv(table)
+    study, label = rows.study[0], int(rows.label[0])
+    rows.loc[rows.study == study, "label"] = 1 - label
+    rows.to_csv(table, index=False)
+    return f"{rows.region[0]}/{rows.patient[0]}/{study}", label
+
+
 def test_labels_that_were_edited_since_are_refused_with_their_file(from_tables, mura):
     run, table = from_tables
     before = table.read_bytes()
-    table.write_bytes(before.replace(b"1", b"0", 1))
+    study, label = flip_first_label(table)
     code, out, err = mura("resume", run)
-    assert (code, out) == (2, "") and f"{table}: edited since the training began; put it back" in err
-    table.write_bytes(before)
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    # Where a folder's name says the label too, the line that goes against it is named.
+    line = "the label conflicts with the folder's name in line 1"
+    what = f"study {study}: label {label} then, {1 - label} now" if study else line
+    assert f"{table}: edited since the training began ({what}); put it back" in err
+    # Written anew, with the same in it: nobody is kept from going on.
+    table.write_bytes(before.replace(b"\r", b"").replace(b"\n", b"\r\n"))
     assert mura("resume", run, "--ci", "none")[0] == 0
 
 
@@ -621,6 +721,44 @@ def test_labels_that_were_edited_before_anything_was_learned_are_taken(root, tmp
         file.write_text("".join(line for line in file.read_text().splitlines(True) if not line.startswith(gone)))
     resume(run, ci=None)
     assert 0 < len(pd.read_csv(run / "images.csv")) < len(before)
+
+
+@pytest.mark.parametrize("by", ["mura resume", "the same command"])
+def test_a_plan_that_learned_nothing_yet_takes_the_labels_of_now(images, tmp_path, monkeypatch, mura, by):
+    table, run = own_table(images, tmp_path), tmp_path / "run"
+    options = ["--size", 32, "--bs", 8, "--workers", 1, "--epochs", 1, "--folds", 2, "--ci", "none", "--out", run]
+    with monkeypatch.context() as m, pytest.raises(Cut):
+        m.setattr(fitting, "_learner", lambda *_, **__: stop())
+        mura("train", table, *options)
+    assert (run / "fold0-seed0" / "settings.yaml").exists()
+    study, label = flip_first_label(table)
+    code, _, err = mura("resume", run, "--ci", "none") if by == "mura resume" else mura("train", table, *options)
+    assert code == 0 and "fold 1 of 2, seed 0: not finished before, from the start (fold0-seed0)" in err, err
+    told = [yaml.safe_load((run / f).read_text())["data"] for f in ("repeats.yaml", "fold0-seed0/settings.yaml")]
+    assert told[0]["tables"] == told[1]["tables"]
+    rows = pd.concat([pd.read_csv(run / name / "predictions.csv") for name in ("fold0-seed0", "fold1-seed0")])
+    assert set(rows.label[rows.study == study]) == {1 - label}
+    # From here on something would be lost.
+    (run / "fold1-seed0" / "metrics.json").unlink()
+    flip_first_label(table)
+    code, _, err = mura("resume", run)
+    assert code == 2 and f"(study {study}: label {1 - label} then, {label} now); put it back" in err
+    code, _, err = mura("train", table, *options)
+    assert code == 2 and f"{run}: begun with other labels or splits than the data has now; put it back" in err
+
+
+def test_the_run_s_own_table_is_held_against_its_source(from_tables, mura):
+    run, table = from_tables
+    run = run if (run / "images.csv").exists() else run / "seed0"
+    rows = pd.read_csv(run / "images.csv")
+    study, label = rows.study.iloc[-1], int(rows.label.iloc[-1])
+    for column, wrong in (("label", 1 - label), ("region", "XR_NOSE")):
+        rows.assign(**{column: rows[column].where(rows.study != study, wrong)}).to_csv(run / "images.csv", index=False)
+        code, _, err = mura("resume", run)
+        told = f"study {study}: {column} {rows[column].iloc[-1]} then, {wrong} now"
+        assert code == 2 and f"{run / 'images.csv'}: not the table it was begun with ({told}); put it back" in err
+    rows[rows.study != study].to_csv(run / "images.csv", index=False)
+    assert f"(study {study} then, and not now)" in mura("resume", run)[2]
 
 
 def test_a_crash_between_the_table_and_its_settings_loses_neither(root, tmp_path, monkeypatch):
@@ -653,6 +791,23 @@ def test_a_run_of_an_earlier_version_knows_nothing_of_its_labels_file(from_table
             file.write_text(yaml.safe_dump(told))
     table.write_bytes(table.read_bytes() + b"\n")
     assert mura("resume", run, "--ci", "none")[0] == 0
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_what_an_earlier_version_made_beside_its_weights_goes_when_the_training_goes_on(half, cut, earlier):
+    # It left what was made with former weights beside better ones; those of now name their epoch, and what is there is
+    # of them.
+    best = half / "weights" / "best.safetensors"
+    if earlier:
+        save_file(load_file(best), best)
+    weights = best.read_bytes()
+    for name in OF_WEIGHTS:
+        (half / name).write_text("of whichever weights")
+    cut(1)
+    with pytest.raises(Cut):
+        resume_run(half)
+    assert best.read_bytes() == weights
+    assert {name for name in OF_WEIGHTS if (half / name).exists()} == (set() if earlier else set(OF_WEIGHTS))
 
 
 def test_a_file_that_cannot_be_read_any_more_is_not_silently_left_out(few, tmp_path, cut, monkeypatch):
@@ -717,7 +872,20 @@ def test_an_unfinished_run_can_be_used_or_says_what_is_missing(half, images, mur
 def test_what_is_no_run_stays_untouched(tmp_path):
     with pytest.raises(InputError, match="not a run"):
         resume_run(tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        resume_run(tmp_path / "absent")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_runs_names_those_that_are_not_finished(half, done, mura):
+    assert half.parent == done.parent
+    code, out, err = mura("resume", half.parent)
+    assert (code, out) == (2, "") and err.endswith(f"name one that is not finished: {half}\n")
+    code, _, err = mura("evaluate", half.parent)
+    assert code == 2 and f"name one of them: {done}, {half}\n" in err
+    shutil.rmtree(half)
+    code, _, err = mura("resume", half.parent)
+    assert code == 2 and err.endswith(f"all of them finished: {done}\n")
 
 
 def test_nothing_in_a_state_is_a_pickle(begun):

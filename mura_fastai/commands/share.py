@@ -17,7 +17,8 @@ def demo(
 ):
     """The whole job on invented radiographs, in three minutes.
 
-    Two networks are trained, scored, compared and drawn. What was interrupted goes on where it is given again.
+    Two networks are trained, scored, compared and drawn. One that was interrupted goes on where the same command is
+    given again, or by mura resume with its folder.
 
     \b
     mura demo

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from mura_fastai.errors import InputError
+from mura_fastai.exits import ending_at_once
 
 # What the options do is written once, at the functions they are handed to.
 Data = Annotated[Path, typer.Argument(help="A dataset's folder, or a CSV with the columns path and label.")]
@@ -50,8 +51,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdou
 
 @contextmanager
 def quiet_import():
-    "fastai scripts a function as it is imported, and PyTorch tells the user that this will have to change one day."
-    with warnings.catch_warnings():
+    """fastai scripts a function as it is imported, and PyTorch tells the user that this will have to change one day.
+
+    It takes seconds, in which Ctrl-C ends the command at once."""
+    with warnings.catch_warnings(), ending_at_once():
         warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
         yield
 

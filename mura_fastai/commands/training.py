@@ -160,7 +160,7 @@ def train(
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or one of several folds or seeds.")],
+    run: Annotated[Path, typer.Argument(help="A run's folder, or one of several folds or seeds, or of a demo.")],
     workers: shared.Workers = None,
     ci: shared.Ci = "bootstrap",
     as_json: shared.AsJson = False,
@@ -172,6 +172,9 @@ def resume(
     \b
     mura resume runs/resnet50
     """
+    if (run / "demo.yaml").exists():
+        _resume_demo(run, as_json)
+        return
     run, scores = shared.experiment().resume(run, shared.interval(ci), workers)
     if scores is not None:
         _print_run(run, scores, as_json)
@@ -179,6 +182,15 @@ def resume(
         shared.print_json(json.loads((run / "metrics.json").read_text(encoding="utf-8")) | {"run": str(run)})
     else:
         print(f"The run in {run} was finished before; its scores: mura evaluate {run}")
+
+
+def _resume_demo(folder: Path, as_json: bool):
+    if as_json:
+        raise InputError(f"{folder}: a demo, which prints tables for people; leave --json out")
+    with shared.quiet_import():
+        from mura_fastai.share.demo import resume_demo
+    if not resume_demo(folder):
+        print(f"The demo in {folder} was finished before; open {folder / 'report.html'} in a browser")
 
 
 def _print_run(run: Path, scores, as_json: bool):

@@ -40,15 +40,16 @@ from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.recipes import recipe_settings
 from mura_fastai.training.repeats import (
     check_repeats,
-    is_begun,
     is_finished,
     is_repeats,
+    learned_runs,
     read_repeats,
     sub_runs,
     train_repeats,
 )
 from mura_fastai.training.resume import refuse_edited, resume_run
 from mura_fastai.training.runs import FORM, read_settings, train_run
+from mura_fastai.training.within import refuse_no_run
 
 
 def train(
@@ -97,7 +98,8 @@ def train(
     if repeated:
         evaluate = partial(evaluate_run, ci=ci)
         out = train_repeats(read, out, evaluate, folds, seeds, max_bad=max_bad, data=told, **settings)
-        return out, evaluate_repeats(out, ci)
+        with saying_how_to_go_on(out):
+            return out, evaluate_repeats(out, ci)
     out = train_run(read, out, max_bad=max_bad, data=told, **settings)
     with saying_how_to_go_on(out):
         return out, evaluate_run(out, ci=ci)
@@ -112,6 +114,7 @@ def resume(
 
     Raises `InputError` where settings or data have changed: see `resume_run` and `train_repeats`."""
     check_interval(ci)
+    refuse_no_run(run)
     if is_repeats(run):
         told, plan = read_repeats(run)
         data, settings = told.get("data") or {}, told.get("settings") or {}
@@ -119,8 +122,8 @@ def resume(
             raise InputError(
                 f"{run}: repeats.yaml names no data to be read again; call train_repeats with them, it goes on"
             )
-        if is_begun(Path(run), plan):
-            refuse_edited(data)
+        if learned := learned_runs(run, plan):
+            refuse_edited(data | {"folds": told["folds"]}, learned[0])
         settings = settings | {"seed": told["seeds"][0], "num_workers": num_workers}
         if isinstance(settings.get("store"), str) and not Path(settings["store"]).exists():
             settings["store"] = True

@@ -31,8 +31,9 @@ from mura_fastai.results.metrics import (
     study_arrays,
 )
 from mura_fastai.results.tables import read_predictions, scores_document, write_predictions
-from mura_fastai.training.repeats import is_finished, read_repeats
+from mura_fastai.training.repeats import read_repeats
 from mura_fastai.training.runs import read_settings, read_table
+from mura_fastai.training.within import refuse_unfinished
 
 
 def refuse_interval(
@@ -112,10 +113,9 @@ def repeats_of(
 ) -> list[pd.DataFrame]:  # one a seed: predictions of its valid rows, all folds one after another, with `fold`
     "The predictions of each seed. Raises `InputError` where one of the runs is not finished."
     run, seeds = Path(run), {}
+    refuse_unfinished(run)
     for repeat in read_repeats(run)[1]:
         sub = run / repeat.name
-        if not is_finished(sub):
-            raise InputError(f"{sub}: not finished; mura resume {run} goes on there")
         table = read_predictions(sub / "predictions.csv")
         refuse_outside(table.get("path", ()), read_settings(sub).get("data"), sub / "predictions.csv")
         table = form(sub, table) if form else table

@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from mura_fastai.errors import InputError
+from mura_fastai.exits import say_stopped
 from mura_fastai.share import app_page
 from mura_fastai.share.app_answers import Answer, LoadedRun, Sent, Unreadable, region_told, studies_told
 from mura_fastai.share.app_examples import NUMBERS, Example, draw_example, match_regions
@@ -208,7 +209,12 @@ def serve(
             print("Whoever knows this address can send studies; what is sent is not encrypted.", file=sys.stderr)
         if open:
             webbrowser.open(address)
-        server_of(app).run(sockets=[listening])
+        try:
+            server_of(app).run(sockets=[listening])
+        except (KeyboardInterrupt, SystemExit) as e:  # of a signal, which comes anew once all is closed
+            if getattr(e, "code", 143) == 143:
+                say_stopped("the page is closed, and nothing that was sent to it is kept")
+            raise
 
 
 def server_of(

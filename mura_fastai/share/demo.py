@@ -1,8 +1,6 @@
 """The whole job in three minutes, on invented radiographs: two networks trained, scored, compared, drawn."""
 
 import hashlib
-import inspect
-import shlex
 import shutil
 import sys
 import time
@@ -11,26 +9,38 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import yaml
 
+from mura_fastai.confined import refuse_links
 from mura_fastai.data import phantom_anatomy, phantom_draw, phantom_findings, phantom_views
 from mura_fastai.data.fingerprints import cache_folder
 from mura_fastai.data.phantom import make_phantom
 from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.studies import LABEL_NAMES, mura_images, summarize
 from mura_fastai.errors import InputError
-from mura_fastai.files import refuse_file
+from mura_fastai.files import read_yaml, refuse_file, write_text
 from mura_fastai.results.experiment import interpret_run, resume, train
 from mura_fastai.results.interpret import MuraInterpretation
 from mura_fastai.results.measures import auroc
 from mura_fastai.results.pictures import COLOURS, VERDICTS, draw_confusion, draw_picture
 from mura_fastai.results.scoring import evaluate_run
+from mura_fastai.schema import DEMO as RULES
+from mura_fastai.schema import check_values
 from mura_fastai.share.report import write_report
 from mura_fastai.text import aligned, one_of, ruled
-from mura_fastai.training.alone import refuse_busy
-from mura_fastai.training.interrupts import saying_how_to_go_on
+from mura_fastai.training.alone import refuse_busy, trained_by
+from mura_fastai.training.interrupts import DEMO, saying_how_to_go_on
 from mura_fastai.training.runs import read_settings
 
+FORMAT = 1  # of demo.yaml
 ARCHS = ("mura_cnn", "resnet10t")  # both from random weights: the demo needs no network
+
+
+def _phantom_folder(studies: int, seed: int = 0, size: int = 256) -> Path:
+    drawing = hashlib.sha256()
+    for module in (phantom_anatomy, phantom_draw, phantom_findings, phantom_views):
+        drawing.update(Path(module.__file__).read_bytes())
+    return cache_folder() / "phantoms" / f"{studies}-{size}px-seed{seed}-{drawing.hexdigest()[:8]}"
 
 
 def demo_phantom(
@@ -39,10 +49,7 @@ def demo_phantom(
     size: int = 256,  # longest side of the pictures, pixels
 ) -> tuple[Path, pd.DataFrame]:  # its folder, and its images table
     "A phantom in the user's cache folder, by its settings and the way phantoms are drawn; taken as it is where whole."
-    drawing = hashlib.sha256()
-    for module in (phantom_anatomy, phantom_draw, phantom_findings, phantom_views):
-        drawing.update(Path(module.__file__).read_bytes())
-    root = cache_folder() / "phantoms" / f"{studies}-{size}px-seed{seed}-{drawing.hexdigest()[:8]}"
+    root = _phantom_folder(studies, seed, size)
     if root.exists():
         try:
             images = mura_images(root)
@@ -55,7 +62,8 @@ def demo_phantom(
 
 
 def demo(
-    folder: str | Path | None = None,  # where runs and pictures go; runs/demo-TIME where not given
+    folder: str | Path | None = None,  # where runs and pictures go; where not given that of the last such demo in runs
+    # that was interrupted, or else runs/demo-TIME
     studies: int = 400,  # invented studies, a fifth of them to score on
     epochs: int = 10,  # passes over the training data
     size: int = 96,  # side of the padded square in pixels
@@ -65,31 +73,80 @@ def demo(
 ) -> Path:  # the folder
     """`mura demo`: make a phantom, train networks on it, print their scores side by side, draw and report all of it.
 
-    One that was interrupted goes on where it is given the same again. Raises `InputError` for a folder that holds a
-    whole demo, or runs of other settings."""
-    started = time.perf_counter()
+    One that was interrupted goes on where it is given the same again, or by `resume_demo`. Raises `InputError` for a
+    folder that holds a whole demo, or one of other settings."""
+    asked = dict(studies=studies, epochs=epochs, size=size, bs=bs, seed=seed, archs=list(archs))
+    if folder is None and (folder := _interrupted(asked)):
+        print(f"going on with the demo in {folder}, which was interrupted; another one: --out", file=sys.stderr)
     folder = Path(folder or Path("runs") / f"demo-{time.strftime('%Y%m%d-%H%M%S')}")
-    told = dict(out=folder, studies=studies, epochs=epochs, size=size, seed=seed)
-    command = shlex.join(["mura", "demo", *(str(o) for k, v in told.items() for o in (f"--{k}", v))])
-    if (bs, archs) != (inspect.signature(demo).parameters["bs"].default, ARCHS):  # the command has no such options
-        command = "call demo again, with the same"
-    with saying_how_to_go_on(folder, command):
-        _make_demo(folder, studies, archs, dict(size=size, epochs=epochs, bs=bs, seed=seed, pretrained=False))
-    print(f"{time.perf_counter() - started:.0f} s in all", file=sys.stderr)
+    _timed(folder, asked)
     return folder
 
 
-def _make_demo(folder: Path, studies: int, archs: tuple[str, ...], settings: dict):
-    "What `demo` does; `settings` are those of `train`."
+def resume_demo(
+    folder: str | Path,  # of a demo
+) -> bool:  # False where nothing was left to do
+    """Go on with a demo that was interrupted.
+
+    Raises `InputError` where its demo.yaml cannot be read, and as `demo` does."""
+    folder = Path(folder)
+    if (folder / "report.html").exists():
+        return False
+    _timed(folder, _asked_of(folder))
+    return True
+
+
+def _asked_of(folder: Path) -> dict:
+    "What a demo was asked for."
+    refuse_links(folder)
+    asked = read_yaml(folder / DEMO)
+    check_values(asked, RULES, tuple(RULES), FORMAT, folder / DEMO)
+    return {k: asked[k] for k in RULES if k != "format"}
+
+
+def _interrupted(asked: dict) -> Path | None:
+    "The last demo in runs that was asked for the same, is not whole, and that nobody is about."
+    for file in sorted(Path("runs").glob(f"demo-*/{DEMO}"), reverse=True):
+        folder = file.parent
+        runs = {arch: folder / arch for arch in asked["archs"] if (folder / arch / "settings.yaml").exists()}
+        try:
+            if not (folder / "report.html").exists() and _asked_of(folder) == asked:
+                for arch, run in runs.items():
+                    _refuse_other(run, _settings_of(asked, arch), _phantom_folder(asked["studies"]))
+                if not any(map(trained_by, runs.values())):
+                    return folder
+        except InputError:  # of another version, or no longer whole
+            continue
+    return None
+
+
+def _settings_of(asked: dict, arch: str) -> dict:
+    "Those of `train`."
+    return {k: asked[k] for k in ("size", "epochs", "bs", "seed")} | {"pretrained": False, "arch": arch}
+
+
+def _timed(folder: Path, asked: dict):
+    started = time.perf_counter()
+    with saying_how_to_go_on(folder):
+        _make_demo(folder, asked)
+    print(f"{time.perf_counter() - started:.0f} s in all", file=sys.stderr)
+
+
+def _make_demo(folder: Path, asked: dict):
+    "What `demo` does."
     refuse_file(folder, "choose another folder (--out)")
+    studies, archs = asked["studies"], asked["archs"]
     begun = {arch: folder / arch for arch in archs if (folder / arch / "settings.yaml").exists()}
     if begun and (folder / "report.html").exists():  # which comes last
         raise InputError(f"{folder}: holds a demo already; choose another folder (--out) or remove it")
     for run in begun.values():
         refuse_busy(run)
-    root, images = demo_phantom(studies)
     for arch, run in begun.items():
-        _refuse_other(run, {**settings, "arch": arch}, root)
+        _refuse_other(run, _settings_of(asked, arch), _phantom_folder(studies))
+    if (folder / DEMO).exists() and begun:
+        _refuse_unlike(folder, _asked_of(folder), asked)
+    write_text(folder / DEMO, yaml.safe_dump({"format": FORMAT, **asked}, sort_keys=False))
+    root, images = demo_phantom(studies)
     counts = summarize(images).xs("all", level="region")
     print(f"Invented radiographs in MURA's layout: {root}")
     for split, row in counts.iterrows():
@@ -97,14 +154,14 @@ def _make_demo(folder: Path, studies: int, archs: tuple[str, ...], settings: dic
         print(f"  {split}: {held}, {row.abnormal_share:.0%} abnormal")
     scores, interps = {}, {}
     for arch in archs:
-        how = f"{one_of(settings['epochs'], 'epoch')} at {settings['size']} px, from random weights"
+        how = f"{one_of(asked['epochs'], 'epoch')} at {asked['size']} px, from random weights"
         print(f"\n{arch}, {how}", file=sys.stderr)
         if arch in begun:
             run, scores[arch] = resume(begun[arch])
             if scores[arch] is None:  # it was whole
                 scores[arch] = evaluate_run(run)
         else:
-            run, scores[arch] = train(root, folder / arch, "mura", arch=arch, **settings)
+            run, scores[arch] = train(root, folder / arch, "mura", **_settings_of(asked, arch))
         interps[arch], _ = interpret_run(run)
     print(f"\nScores of {len(interps[archs[0]].studies)} valid studies, which nothing was chosen on:\n")
     print(compare_scores(scores))
@@ -121,7 +178,10 @@ def _make_demo(folder: Path, studies: int, archs: tuple[str, ...], settings: dic
 def _refuse_other(run: Path, settings: dict, data: Path):
     "Raise `InputError` for a run that is not what this demo would train."
     there = read_settings(run)
-    there, asked = there | {"data": (there.get("data") or {}).get("path")}, settings | {"data": str(data)}
+    _refuse_unlike(run, there | {"data": (there.get("data") or {}).get("path")}, settings | {"data": str(data)})
+
+
+def _refuse_unlike(run: Path, there: dict, asked: dict):
     if changed := [k for k in asked if there.get(k) != asked[k]]:
         k = changed[0]
         raise InputError(

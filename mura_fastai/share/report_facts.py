@@ -20,6 +20,7 @@ from mura_fastai.results.scoring import region_only
 from mura_fastai.results.tables import read_scores
 from mura_fastai.training.repeats import is_repeats, read_repeats, sub_runs
 from mura_fastai.training.runs import read_settings, read_table
+from mura_fastai.training.within import refuse_unfinished
 
 # From the start of an absolute path to its last part. It would rather take a word too many than leave a folder.
 _FOLDERS = re.compile(r"""(?<![\w.~/])/(?=[^\s/])[^\n:'"]*/""")
@@ -148,6 +149,8 @@ def read_facts(
     "Read a run and score it. InputError: no run, or one without predictions whose data is not there."
     run = Path(run)
     plan = read_repeats(run)[0] if is_repeats(run) else None
+    if plan:
+        refuse_unfinished(run)
     subs = sub_runs(run) if plan else [run]
     settings, tables = read_settings(subs[0]), [_read_own(one) for one in subs]
     skipped = [_read_skipped(one / "skipped.csv") for one in subs]

@@ -20,8 +20,8 @@ from mura_fastai.data.store import Store, auto_store
 from mura_fastai.errors import InputError
 from mura_fastai.files import replacing, write_text
 from mura_fastai.text import name_some
-from mura_fastai.training.interrupts import Stops
-from mura_fastai.training.keeping import KeepBest, KeepState, mend_best
+from mura_fastai.training.interrupts import Stops, say_beforehand
+from mura_fastai.training.keeping import KeepBest, KeepState, drop_doubtful, mend_best
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.optimizer import optimizer_of
 from mura_fastai.training.progress import EpochLines, History
@@ -60,6 +60,8 @@ def fit_run(
     if bad and state is None:
         settings = _write_data(out, settings, images, [*skipped, *bad])
     learn = _learner(settings, images, decoded, fresh=state is None)
+    if state is None:
+        say_beforehand()
     if state is not None:
         refuse_misfit(learn, state, out, settings["schedule"])
     epochs, freeze_epochs = settings["epochs"], settings["freeze_epochs"]
@@ -72,6 +74,7 @@ def fit_run(
         history.write()
         if state is not None:
             mend_best(best, state)
+            drop_doubtful(out)
         keep.take_over_loops(learn)
         cbs = [history, EpochLines(history, epochs + freeze_epochs), best, keep]
         with learn.no_bar(), learn.no_logging():

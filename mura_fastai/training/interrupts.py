@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C while a network is trained: noted, and heeded where what was learned can be kept."""
+"""Ctrl-C, SIGTERM and a lost terminal while a network is trained: heeded where what was learned can be kept."""
 
 import os
 import shlex
@@ -11,9 +11,11 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from mura_fastai.errors import TrainingError
+from mura_fastai.exits import SIGNALS, say_stopped
 from mura_fastai.files import FULL
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+DEMO = "demo.yaml"  # what a demo was asked for
+BEGUN = ("settings.yaml", "repeats.yaml", DEMO)  # what a folder holds once `mura resume` can go on there
 
 
 class Stops:
@@ -44,7 +46,7 @@ class Stops:
             self._give_back()
             self.end()
         self.asked = number
-        if sys.stderr.isatty():
+        if sys.stderr.isatty():  # one that was closed is none any more
             os.write(2, b"\nstopping after this batch; once more stops at once\n")
 
     def _give_back(self):
@@ -53,13 +55,13 @@ class Stops:
         self._before = {}
 
     def end(self):
-        "Raise what the signal stands for: `KeyboardInterrupt`, or `SystemExit` with 143."
+        "Raise what the signal stands for: `KeyboardInterrupt`, or `SystemExit` with 143 (129 for a lost terminal)."
         if self.asked == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + self.asked)
 
 
-_SAYS = ContextVar("_SAYS", default=False)  # the outermost block, whose folder holds the others'
+_SAYS = ContextVar("_SAYS", default=None)  # how the outermost block goes on, whose folder holds the others'
 
 
 @contextmanager
@@ -68,21 +70,20 @@ def saying_how_to_go_on(
     command: str | None = None,  # that goes on; `mura resume` where not given, once there is something to resume
 ) -> Iterator[None]:
     "Whatever ends the block before its time: one line on stderr says how to go on. A full disk is a `TrainingError`."
-    if _SAYS.get():
+    if _SAYS.get() is not None:
         yield
         return
 
     def how(lead: str = "") -> str:
-        if command or any((Path(run) / name).exists() for name in ("settings.yaml", "repeats.yaml")):
+        if command or any((Path(run) / name).exists() for name in BEGUN):
             return f"{lead}go on: {command or f'mura resume {shlex.quote(str(run))}'}"
         return "give the command again (nothing was begun yet)"
 
-    before = _SAYS.set(True)
+    before = _SAYS.set([how])
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-        print(f"{clear}stopped; {how('to ')}", file=sys.stderr, flush=True)
+        say_stopped(how("to "))
         raise
     except OSError as e:
         if e.errno not in FULL:
@@ -90,3 +91,9 @@ def saying_how_to_go_on(
         raise TrainingError(f"{e.filename}: {e.strerror}; make room, then {how()}") from None
     finally:
         _SAYS.reset(before)
+
+
+def say_beforehand():
+    "Once in the outermost block of `saying_how_to_go_on`, on stderr: a process that is killed says nothing any more."
+    if says := _SAYS.get():
+        print(f"if it is interrupted, {says.pop()()}", file=sys.stderr)

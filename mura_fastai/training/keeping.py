@@ -14,6 +14,7 @@ from safetensors.torch import save
 from mura_fastai.errors import InputError
 from mura_fastai.files import write_bytes
 from mura_fastai.models.weights import read_weights
+from mura_fastai.text import name_some
 from mura_fastai.training.beside import best_file, drop_made, placing
 from mura_fastai.training.interrupts import Stops
 from mura_fastai.training.learner import StopOnNaN
@@ -79,11 +80,31 @@ def lacks_best(
 ) -> bool:  # False where nobody can tell: an earlier version did not write which epoch the weights are of
     "Whether a crash came between a run's state and the best weights of that very epoch: `mend_best` writes them."
     try:
-        with safe_open(best_file(run), "pt") as f:
-            epoch = (f.metadata() or {}).get(EPOCH)
+        epoch = _epoch_of_best(run)
     except (OSError, SafetensorError):
         return False
     return told is not None and epoch is not None and epoch != str(told["best"][1])
+
+
+def drop_doubtful(
+    run: str | Path,  # a run's folder, about to go on
+):
+    """Take away what was made beside best weights of an earlier version, which name no epoch.
+
+    It put better ones in place and left what was made with the former: nobody can tell any more what that is of."""
+    try:
+        doubtful = _epoch_of_best(run) is None
+    except (OSError, SafetensorError):  # gone or damaged: whoever reads them says so
+        return
+    if doubtful:
+        with placing(run):
+            drop_made(run)
+
+
+def _epoch_of_best(run: str | Path) -> str | None:
+    "Which epoch the best weights say they are of."
+    with safe_open(best_file(run), "pt") as f:
+        return (f.metadata() or {}).get(EPOCH)
 
 
 class KeepState(Callback):
@@ -212,6 +233,29 @@ def plain_row(
     return {k: int(v) if k == "epoch" else float(v) for k, v in row.items()}
 
 
+def _holds_best(told: dict) -> bool:
+    "Whether the weights of a state are the best ones: those of its last epoch, before a batch of the next."
+    return told["best"][1] == len(told["rows"]) - 1 and told["place"][2] == 0
+
+
+def told_gone(
+    run: str | Path,  # a run's folder, without best weights
+    told: dict | None,  # the plain values of its state; None where it has none
+) -> str:
+    "What became of them, and what to do: some never were, some are in the state, others are gone for good."
+    file = best_file(run)
+    if told is None or told["best"][1] is None:
+        return f"{run}: no weights yet; mura resume trains it to the end of an epoch, and on"
+    if _holds_best(told):
+        return f"{file}: not there, but the run's last state holds these weights; bring them back: mura resume {run}"
+    beside = sorted(f.name for f in file.parent.glob("*.safetensors"))
+    remedy = f"if they are in {name_some(beside)}, rename that" if beside else "bring them back"
+    return (
+        f"{file}: gone, and the weights of epoch {told['best'][1] + 1}, the best, with it; {remedy}, or train anew "
+        "into another folder (mura train --out)"
+    )
+
+
 def mend_best(
     best: KeepBest,  # of the state's epoch
     state: State,
@@ -222,7 +266,7 @@ def mend_best(
     weights, file = state.part("model"), best_file(best.folder)
     if best.epoch_kept is None:
         return
-    if best.epoch_kept == len(best.history.rows) - 1 and state.place[2] == 0:
+    if _holds_best(state.told):
         try:
             there = read_weights(file)
         except InputError:
@@ -234,4 +278,4 @@ def mend_best(
         if weights.keys() != there.keys() or not all(torch.equal(v, there[k]) for k, v in weights.items()):
             save_best(best.folder, weights, best.epoch_kept)
     elif not file.exists():
-        raise InputError(f"{file}: gone, and epoch {best.epoch_kept + 1} with it; bring it back, or train the run anew")
+        raise InputError(told_gone(best.folder, state.told))

@@ -3,6 +3,7 @@
 import csv
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from fastai.callback.core import Callback
@@ -67,4 +68,5 @@ class EpochLines(Callback):
             f"{k.replace('_', ' ')} {v:.3f}" for k, v in row.items() if k not in ("epoch", "lr", "seconds")
         )
         line = f"epoch {row['epoch'] + 1:>2}/{self.epochs}  {scores}  {row['seconds']:.0f} s"
-        print(clear + line, file=sys.stderr, flush=True)
+        with suppress(OSError):  # nobody listens any more: what the epoch has learned is still to be kept
+            print(clear + line, file=sys.stderr, flush=True)

@@ -25,17 +25,18 @@ from mura_fastai.schema import REPEATS, check_values
 from mura_fastai.text import one_of
 from mura_fastai.training.alone import alone
 from mura_fastai.training.beside import KEPT, best_file
-from mura_fastai.training.fitting import provenance_of, table_digest
+from mura_fastai.training.fitting import ANEW, provenance_of, table_digest
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.keeping import lacks_best
 from mura_fastai.training.resume import is_trained, resume_run
 from mura_fastai.training.runs import read_settings, store_name, taken_back, train_run
-from mura_fastai.training.state import DamagedState, read_state, read_told
+from mura_fastai.training.state import DamagedState, read_state, read_told, state_file
 
 FORMAT = 1  # of repeats.yaml
 FILE = "repeats.yaml"
 # Of `train_run`: what differs between the trainings of one plan, and what two calls may do differently all the same.
 _NOT_ASKED = {"images", "out", "seed", "data", "store", "num_workers"}
+_DIGESTS = {"fingerprint": "labels or splits", "table": "regions or patients"}  # of a plan's data, once it is read
 
 
 class Repeat(NamedTuple):
@@ -167,6 +168,18 @@ def is_begun(
     return any((out / repeat.name / "settings.yaml").exists() for repeat in plan)
 
 
+def learned_runs(
+    out: str | Path,  # the folder of all runs
+    plan: list[Repeat],
+) -> list[Path]:
+    "The trainings that have learned something: what they learned it of may not change any more."
+    return [run for repeat in plan if _has_learned(run := Path(out) / repeat.name)]
+
+
+def _has_learned(run: Path) -> bool:
+    return state_file(run).exists() or best_file(run).exists()
+
+
 def _start(out: Path, repeat: Repeat, folds: int | None) -> bool | None:
     "Whether this run was begun and goes on; None for a finished one. What cannot go on is put aside. Said on stderr."
     run, name = out / repeat.name, f"seed {repeat.seed}"
@@ -175,6 +188,13 @@ def _start(out: Path, repeat: Repeat, folds: int | None) -> bool | None:
         print(f"{name}: finished before, kept ({repeat.name})", file=sys.stderr)
         return None
     begun, how = (run / "settings.yaml").exists(), "training"
+    if begun and not _has_learned(run):
+        with alone(run):  # it may be trained by itself
+            if not _has_learned(run):
+                print(f"{name}: not finished before, from the start ({repeat.name})", file=sys.stderr, flush=True)
+                # Its rows are dealt out anew: they are those of the plan of now.
+                (run / "settings.yaml").unlink()
+                return False
     if begun:
         settings = read_settings(run)  # what cannot be read is not taken away for that
         try:
@@ -263,10 +283,14 @@ def _write_plan(out: Path, told: dict):
                 before["seeds"] = now["seeds"]  # more seeds of the same recipe
             if before.get("table") is None:  # of an earlier version
                 before["table"] = now.get("table")
+            learned = learned_runs(out, plan)
+            if not learned:  # other rows than those that were read, but nothing is lost by it
+                before |= {k: now[k] for k in ("images", *_DIGESTS) if k in now}
             _refuse_changes(out, before, now)
             if not read:  # what is refused once it is read shall not have changed the plan
                 return
-            told = {**old, "seeds": told["seeds"]}  # what is there says which version began it
+            # What is there says which version began it.
+            told = {**old, "seeds": told["seeds"]} | ({} if learned else {"data": told["data"]})
     write_text(out / FILE, yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
 
 
@@ -277,10 +301,7 @@ def _compared(told: dict, read: bool) -> dict:
     asked = {k: p.default for k, p in known.items() if k not in _NOT_ASKED} | (told.get("settings") or {})
     for name in ("save_every", "store"):  # they change nothing of what is learned
         asked.pop(name, None)
-    where = {
-        k: data.get(k)
-        for k in ("source", "split_seed", *(("regions", "images", "fingerprint", "table") if read else ()))
-    }
+    where = {k: data.get(k) for k in ("source", "split_seed", *(("regions", "images", *_DIGESTS) if read else ()))}
     return {"folds": told.get("folds"), "seeds": told["seeds"], **asked, **where}
 
 
@@ -288,6 +309,8 @@ def _refuse_changes(out: Path, old: dict, new: dict):
     changed = [k for k in new if old.get(k) != new[k]]
     if changed:
         key, more = changed[0], f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        if key in _DIGESTS:
+            raise InputError(f"{out}: begun with other {_DIGESTS[key]} than the data has now; {ANEW}")
         raise InputError(
             f"{out}: begun with {key} {old.get(key)}, now {key} {new[key]}{more}; give the same settings to go on, or "
             "choose another folder (--out)"

@@ -14,9 +14,11 @@ from mura_fastai.data.fingerprints import file_stamps
 from mura_fastai.data.reading import read_data, source_tables
 from mura_fastai.errors import InputError
 from mura_fastai.provenance import checkout, versions
+from mura_fastai.schema import SETTINGS, unknown_names
 from mura_fastai.text import name_some, one_of
 from mura_fastai.training.alone import alone
 from mura_fastai.training.beside import best_file
+from mura_fastai.training.edits import source_edits, table_edits
 from mura_fastai.training.fitting import ANEW, decisive, fit_run, provenance_of, table_digest
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.keeping import KeepBest, mend_best
@@ -48,7 +50,7 @@ def resume_run(
             return run
         state, data = read_state(run), settings.get("data") or {}
         if state is not None or "fold" in data:  # a fold is dealt by the plan that it is of
-            refuse_edited(data)
+            refuse_edited(data, run)
         if state is None:
             return fit_run(run, _as_begun_now(run, settings), _images(run, settings), store)
         images = _table(run, settings)
@@ -81,6 +83,8 @@ def _settings(run: Path) -> dict:
     for name, kind in _NUMBERS.items():
         if not isinstance(settings.get(name), kind):
             raise InputError(f"{run / 'settings.yaml'}: {name} is missing or no number; was it edited?")
+    if strange := unknown_names(settings, SETTINGS):
+        print(f"{run / 'settings.yaml'}: {name_some(strange)}: unknown, and without effect", file=sys.stderr)
     return settings
 
 
@@ -136,12 +140,15 @@ def _refuse_changes(run: Path, settings: dict, images: pd.DataFrame, state: Stat
     if changed := [k for k in before if k not in ("data", "table") and before[k] != now.get(k)]:
         key, more = changed[0], f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise InputError(f"{run}: begun with {key} {before[key]}, now {key} {now.get(key)}{more}; {ANEW}")
-    if before["data"] != now["data"]:
-        counts = (settings.get("data") or {}).get("images")
-        what = f"{counts} images then, now {data['images']}" if counts != data["images"] else "other labels or splits"
+    digest = table_digest(images)
+    if before["data"] != now["data"] or before.get("table", digest) != digest:
+        then = settings.get("data") or {}
+        what = "other labels or splits" if before["data"] != now["data"] else "other regions or patients"
+        if then.get("images") != data["images"]:
+            what = f"{then.get('images')} images then, now {data['images']}"
+        if not edited_tables(then):  # of which it was made: they tell which study
+            what = table_edits(run, then, images) or what
         raise InputError(f"{run / 'images.csv'}: not the table it was begun with ({what}); {ANEW}")
-    if before.get("table", table_digest(images)) != table_digest(images):
-        raise InputError(f"{run / 'images.csv'}: not the table it was begun with (other regions or patients); {ANEW}")
     stamps, kept = file_stamps(images.path), state.tensors["data.stamps"].numpy()
     if len(stamps) != len(kept):
         raise DamagedState(f"{state_file(run)}: of {len(kept)} files, not the {len(stamps)} of its images.csv; {ANEW}")
@@ -162,13 +169,15 @@ def edited_tables(
 
 def refuse_edited(
     data: dict,  # as of `edited_tables`
+    run: Path,  # a run that was begun with it
 ):
-    "Raise `InputError` where a CSV that the labels came from is another now."
-    if changed := edited_tables(data):
+    "Raise `InputError` where a CSV that the labels came from is another now, and says another thing."
+    if (changed := edited_tables(data)) and (what := source_edits(run, data)):
         path = Path(data["path"])
         file = path if data.get("source") == "csv" else path / changed[0]
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-        raise InputError(f"{file}: edited since the training began{more}; {ANEW}")
+        what = what.removeprefix(f"{file}: ")
+        raise InputError(f"{file}{more}: edited since the training began ({what}); {ANEW}")
 
 
 def _say_versions(settings: dict):

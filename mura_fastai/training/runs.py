@@ -20,15 +20,17 @@ from mura_fastai.models.views import POOLINGS
 from mura_fastai.models.weights import fill
 from mura_fastai.provenance import checkout, versions
 from mura_fastai.schema import SETTINGS, check_values
+from mura_fastai.text import name_some
 from mura_fastai.training.alone import LOCK, OWNER, alone, refuse_busy, trained_by
 from mura_fastai.training.beside import best_file
 from mura_fastai.training.fitting import CHANGES, FORM, augmentation, fit_run
 from mura_fastai.training.interrupts import saying_how_to_go_on
+from mura_fastai.training.keeping import told_gone
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.optimizer import OPTIMIZERS
 from mura_fastai.training.precision import resolve_precision
 from mura_fastai.training.schedules import PLATEAU, check_schedule, layer_rates
-from mura_fastai.training.state import state_file
+from mura_fastai.training.state import read_told, state_file
 
 FORMAT = 1  # of the run folder; a later version of the package reads every earlier one
 LEARNING_RATES = {"own": 2e-3, "scratch": 1e-3, "pretrained": 1e-3}  # highest of the one-cycle schedule
@@ -171,7 +173,7 @@ def load_run(
     if not best.exists() and (who := trained_by(run)):
         raise InputError(f"{run}: no weights yet; {who} is training its first epoch, wait for the end of that")
     if not best.exists():
-        raise InputError(f"{run}: no weights yet; mura resume trains it to the end of an epoch, and on")
+        raise InputError(told_gone(run, read_told(run)))
     images = read_table(run / "images.csv")
     refuse_outside(images.path, settings.get("data"), run / "images.csv")
     form = {k: settings.get(k) for k in FORM}  # an earlier run has none of them
@@ -193,11 +195,19 @@ def read_settings(
     if not file.exists() and (Path(run) / "repeats.yaml").exists():
         raise InputError(f"{run}: holds the runs of several folds or seeds; name one of the folders in it")
     if not file.exists():
-        raise InputError(f"{run}: not a run; a run's folder holds settings.yaml (mura train makes one)")
+        raise InputError(f"{run}: {_why_no_run(Path(run))}")
     refuse_links(run)  # before anything is read through one
     settings = read_yaml(file)
     check_values(settings, SETTINGS, _NEEDED, FORMAT, file)
     return settings
+
+
+def _why_no_run(folder: Path) -> str:
+    if not folder.exists():
+        return "no such folder; give the one that mura train named (--out)"
+    if inside := sorted(file.parent for file in folder.glob("*/settings.yaml")):
+        return f"not a run, but holds some; name one of them: {name_some(inside)}"
+    return "not a run; a run's folder holds settings.yaml (mura train makes one)"
 
 
 def read_table(
