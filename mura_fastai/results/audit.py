@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mura_fastai.confined import refuse_links, refuse_outside
 from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.sources import find_source, read_images
 from mura_fastai.data.traits import traits as read_traits
 from mura_fastai.errors import InputError
-from mura_fastai.files import read_yaml, replacing
+from mura_fastai.files import replacing
 from mura_fastai.results.pictures import check_picture
 from mura_fastai.results.shortcuts import ALL, followed, shortcuts
 from mura_fastai.results.tables import read_predictions
@@ -94,9 +93,11 @@ def audit_shortcuts(
     if (data / "repeats.yaml").exists():
         raise InputError(f"{data}: holds several runs; name one of them, or the data")
     if (data / "settings.yaml").exists():
-        refuse_links(data)
-        images = read_predictions(data / "images.csv", ("path", "split", "region", "patient", "study", "label"))
-        refuse_outside(images.path, read_yaml(data / "settings.yaml").get("data"), data / "images.csv")
+        from mura_fastai.training.runs import lost_data, own_images, read_settings  # with PyTorch: for runs alone
+
+        images = own_images(data)
+        if lost := lost_data(data, read_settings(data).get("data"), images.path):
+            raise lost
         if not (data / "predictions.csv").exists():
             raise InputError(f"{data}: no predictions.csv yet; mura evaluate {data} writes it")
         preds = read_predictions(
