@@ -1,4 +1,4 @@
-"""Commands of the training floor: `mura lr-find`, `mura train` and `mura resume`."""
+"""Commands of the training floor: `mura lr-find`, `mura train`, `mura resume` and `mura relocate`."""
 
 import json
 from dataclasses import fields
@@ -175,6 +175,31 @@ def resume(
         shared.print_json(json.loads((run / "metrics.json").read_text(encoding="utf-8")) | {"run": str(run)})
     else:
         print(f"The run in {run} was finished before; its scores: mura evaluate {run}")
+
+
+def relocate(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or one of several folds or seeds.")],
+    data: Annotated[Path, typer.Argument(help="Where its data lies now: the folder, or the CSV.")],
+    as_json: shared.AsJson = False,
+):
+    """Say where the data of a run lies now.
+
+    For data that was unpacked anew under another path, and for a run from another machine: the paths in the run's
+    tables are written anew, once all its images are found there. Weights, predictions and scores stay; no image is
+    moved or changed.
+
+    \b
+    mura relocate runs/resnet50 /content/MURA-v1.1
+    mura relocate runs/folds /content/MURA-v1.1
+    """
+    with shared.quiet_import():
+        from mura_fastai.training.relocate import relocate_run
+
+    folder = relocate_run(run, data)
+    if as_json:
+        shared.print_json({"run": str(run), "data": str(folder)})
+    else:
+        print(f"The data of {run} lies in {folder} now; an interrupted training goes on: mura resume {run}")
 
 
 def _print_run(run: Path, scores, as_json: bool):
