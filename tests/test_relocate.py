@@ -31,8 +31,9 @@ from mura_fastai.training.keeping import KeepState
 from mura_fastai.training.marks import PIXELS, SQUARES
 from mura_fastai.training.relocate import relocate_run
 from mura_fastai.training.resume import resume_run
-from mura_fastai.training.runs import lost_data, read_settings, train_run
+from mura_fastai.training.runs import read_settings, train_run
 from mura_fastai.training.state import State, packed, read_state, read_told, state_file
+from mura_fastai.training.tables import lost_data
 
 UNIX = pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc")
 QUICK = dict(size=32, bs=16, num_workers=1)
@@ -261,7 +262,8 @@ from children import Child
 from mura_fastai.errors import InputError
 from mura_fastai.training.relocate import relocate_run
 from mura_fastai.results.tables import own_predictions
-from mura_fastai.training.runs import own_images, read_settings
+from mura_fastai.training.runs import read_settings
+from mura_fastai.training.tables import own_images
 run, here, work = map(Path, sys.argv[1:])
 files = lambda r: {f.name: f.read_bytes() for f in r.rglob("*") if f.is_file() and not f.name.startswith(".")}
 whole = shutil.copytree(run, work / "whole")
@@ -274,7 +276,7 @@ for at in range(1, steps + 1):
     if files(one) not in (files(run), files(whole)):
         between += 1
         try:  # none of the new pictures is shown until the settings say so
-            shown = [own_images(one).path, *(own_predictions(one / f, told["data"]).path
+            shown = [own_images(one, told["data"]).path, *(own_predictions(one / f, told["data"]).path
                      for f in ("predictions.csv", "predictions-tune.csv"))]
             assert not [p for paths in shown for p in paths if p.startswith(str(here))], at
         except InputError as e:

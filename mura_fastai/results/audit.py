@@ -5,15 +5,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mura_fastai.confined import refuse_links
 from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.sources import find_source, read_images
 from mura_fastai.data.traits import traits as read_traits
 from mura_fastai.errors import InputError
-from mura_fastai.files import replacing
+from mura_fastai.files import read_yaml, replacing
 from mura_fastai.results.pictures import check_picture
 from mura_fastai.results.shortcuts import ALL, followed, shortcuts
 from mura_fastai.results.tables import read_predictions
 from mura_fastai.text import aligned, one_of, plain_rows, short, with_interval
+from mura_fastai.training.tables import lost_data, own_images
 
 
 def format_shortcuts(
@@ -93,11 +95,9 @@ def audit_shortcuts(
     if (data / "repeats.yaml").exists():
         raise InputError(f"{data}: holds several runs; name one of them, or the data")
     if (data / "settings.yaml").exists():
-        from mura_fastai.training.runs import lost_data, own_images, read_settings  # with PyTorch: for runs alone
-
-        images = own_images(data)
-        if lost := lost_data(data, read_settings(data).get("data"), images.path):
-            raise lost
+        refuse_links(data)
+        told = read_yaml(data / "settings.yaml").get("data")
+        images = own_images(data, told)
         if not (data / "predictions.csv").exists():
             raise InputError(f"{data}: no predictions.csv yet; mura evaluate {data} writes it")
         preds = read_predictions(
@@ -116,7 +116,8 @@ def audit_shortcuts(
         )
     known = read_traits(images, stderr_bar("reading images"))
     if known["width"].isna().all():
-        raise InputError(
+        lost = None if preds is None else lost_data(data, told, images.path)
+        raise lost or InputError(
             f"{data}: none of {one_of(len(images), 'image')} can be read, such as {images.path.iloc[0]}; is it there?"
         )
     tables = {"shortcuts": shortcuts(images, known, **kwargs), "followed": None, "images": images}

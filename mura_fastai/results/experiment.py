@@ -48,7 +48,8 @@ from mura_fastai.training.repeats import (
     train_repeats,
 )
 from mura_fastai.training.resume import refuse_edited, resume_run
-from mura_fastai.training.runs import FORM, lost_data, read_settings, train_run
+from mura_fastai.training.runs import FORM, read_settings, train_run
+from mura_fastai.training.tables import lost_data
 
 
 def train(

@@ -19,8 +19,9 @@ from mura_fastai.results.tables import own_predictions, write_predictions
 from mura_fastai.text import one_of
 from mura_fastai.training.alone import trained_by
 from mura_fastai.training.beside import KEPT, placing, weights_mark
-from mura_fastai.training.runs import load_run, lost_data, own_images, read_settings
+from mura_fastai.training.runs import load_run, read_settings
 from mura_fastai.training.state import read_told
+from mura_fastai.training.tables import lost_data, own_images
 
 
 class Moment:
@@ -70,7 +71,7 @@ class Moment:
         "As of `predictions_of`."
         if split not in SPLITS:
             raise InputError(f"unknown split {split!r}; the known ones are {', '.join(SPLITS)}")
-        mine, own = data is None and split in KEPT, own_images(self.run, self.settings)
+        mine, own = data is None and split in KEPT, own_images(self.run, self.settings.get("data"))
         if mine and (kept := self.kept_predictions(split)) is not None:
             return kept
         # Data without an official split is split as the run's was, or rows it trained on would come as valid ones.

@@ -31,7 +31,8 @@ from mura_fastai.results.metrics import (
 )
 from mura_fastai.results.tables import own_predictions, scores_document, write_predictions
 from mura_fastai.training.repeats import is_finished, read_repeats
-from mura_fastai.training.runs import read_settings, read_table
+from mura_fastai.training.runs import read_settings
+from mura_fastai.training.tables import read_table
 
 
 def refuse_interval(

@@ -18,7 +18,8 @@ from mura_fastai.results.repeats import decided_studies, evaluate_repeats, out_o
 from mura_fastai.results.scoring import region_only
 from mura_fastai.results.tables import read_scores
 from mura_fastai.training.repeats import is_repeats, read_repeats, sub_runs
-from mura_fastai.training.runs import own_images, read_settings
+from mura_fastai.training.runs import read_settings
+from mura_fastai.training.tables import own_images
 
 # From the start of an absolute path to its last part. It would rather take a word too many than leave a folder.
 _FOLDERS = re.compile(r"""(?<![\w.~/])/(?=[^\s/])[^\n:'"]*/""")
@@ -148,7 +149,7 @@ def read_facts(
     run = Path(run)
     plan = read_repeats(run)[0] if is_repeats(run) else None
     subs = sub_runs(run) if plan else [run]
-    settings, tables = read_settings(subs[0]), [own_images(one) for one in subs]
+    settings, tables = read_settings(subs[0]), [own_images(one, read_settings(one).get("data")) for one in subs]
     skipped = [_read_skipped(one / "skipped.csv") for one in subs]
     skipped = None if any(told is None for told in skipped) else pd.concat(skipped).drop_duplicates(ignore_index=True)
     read = _several if plan else _single

@@ -21,9 +21,10 @@ from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.keeping import KeepBest, mend_best
 from mura_fastai.training.marks import ANEW, refuse_unmarked
 from mura_fastai.training.progress import History
-from mura_fastai.training.runs import lost_data, own_images, read_settings
+from mura_fastai.training.runs import read_settings
 from mura_fastai.training.state import DamagedState, State, read_state, read_told, state_file
 from mura_fastai.training.state_rules import STAMPS
+from mura_fastai.training.tables import lost_data, own_images
 
 _NUMBERS = {"epochs": int, "freeze_epochs": int, "lr": (int, float)}  # what going on rests on, besides reading
 
@@ -53,7 +54,7 @@ def resume_run(
         if state is None:
             settings = _as_begun_now(run, settings)
             return fit_run(run, settings, _images(run, settings), store)
-        images = own_images(run, settings)
+        images = own_images(run, data)
         _refuse_changes(run, settings, images, state)
         _say_versions(settings)
         behind, batch = len(state.told["rows"]), state.place[2]
@@ -120,7 +121,7 @@ def _images(run: Path, settings: dict) -> pd.DataFrame | Callable[[], pd.DataFra
             read_data, data["path"], data.get("source"), data.get("regions"), settings["max_bad"],
             data.get("split_seed", 0), data.get("allow_leaks", False), size,
         )  # fmt: skip
-    images = own_images(run, settings)
+    images = own_images(run, data)
     if lost := lost_data(run, data, images.path):
         raise lost
     if (run / "skipped.csv").exists():

@@ -1,8 +1,7 @@
 """The run folder: everything that one training was, readable on another machine, and nothing in it a pickle."""
 
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -10,18 +9,16 @@ import pandas as pd
 from fastai.learner import Learner
 from fastai.torch_core import default_device
 
-from mura_fastai.confined import named_data, refuse_links, refuse_outside, relocating, told_folder
+from mura_fastai.confined import named_data, refuse_links
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.store import Store
-from mura_fastai.data.studies import finish_images
-from mura_fastai.errors import InputError, NoData, full_memory
+from mura_fastai.errors import InputError, full_memory
 from mura_fastai.files import read_yaml, refuse_file
 from mura_fastai.models.backbones import OWN
 from mura_fastai.models.views import POOLINGS
 from mura_fastai.models.weights import fill
 from mura_fastai.provenance import checkout, versions
 from mura_fastai.schema import SETTINGS, check_values
-from mura_fastai.text import one_of
 from mura_fastai.training.alone import LOCK, OWNER, alone, refuse_busy, trained_by
 from mura_fastai.training.beside import best_file
 from mura_fastai.training.fitting import CHANGES, FORM, augmentation, fit_run
@@ -31,6 +28,7 @@ from mura_fastai.training.optimizer import OPTIMIZERS
 from mura_fastai.training.precision import resolve_precision
 from mura_fastai.training.schedules import PLATEAU, check_schedule, layer_rates
 from mura_fastai.training.state import state_file
+from mura_fastai.training.tables import own_images
 
 FORMAT = 1  # of the run folder; a later version of the package reads every earlier one
 LEARNING_RATES = {"own": 2e-3, "scratch": 1e-3, "pretrained": 1e-3}  # highest of the one-cycle schedule
@@ -170,7 +168,7 @@ def load_run(
         raise InputError(f"{run}: no weights yet; {who} is training its first epoch, wait for the end of that")
     if not best.exists():
         raise InputError(f"{run}: no weights yet; mura resume trains it to the end of an epoch, and on")
-    images = own_images(run, settings)
+    images = own_images(run, settings.get("data"))
     form = {k: settings.get(k) for k in FORM}  # an earlier run has none of them
     by = "study" if form["views"] else "image"
     dls = mura_dls(images, settings["size"], settings["bs"], num_workers=num_workers, max_bad=None, by=by)
@@ -195,53 +193,3 @@ def read_settings(
     settings = read_yaml(file)
     check_values(settings, SETTINGS, _NEEDED, FORMAT, file)
     return settings
-
-
-def read_table(
-    file: str | Path,  # images.csv of a run
-) -> pd.DataFrame:  # the images table
-    "The images table of a run, as it was trained on."
-    text = dict.fromkeys(("path", "split", "region", "patient", "study"), "str")
-    if not Path(file).exists():
-        raise InputError(f"{file}: no such file; a run that was stopped before it had read its data: mura resume")
-    try:
-        rows = pd.read_csv(
-            file, dtype=text, keep_default_na=False, na_values={"label": [""]}, encoding_errors="surrogateescape"
-        )
-        if not rows["label"].isin((0, 1)).where(rows["label"].notna(), True).all():
-            raise ValueError("a label that is not 0, 1 or blank")
-        return finish_images(rows)
-    except (OSError, ValueError, KeyError) as e:
-        raise InputError(
-            f"{file}: not the images table of a run ({' '.join(str(e).split())[:120]}); bring it back as it was"
-        ) from None
-
-
-def own_images(
-    run: str | Path,  # a run's folder
-    settings: dict | None = None,  # what its settings.yaml holds, where that was read
-) -> pd.DataFrame:  # the images table
-    "`read_table` of a run's images.csv, by whoever is about to open the files: none of them lies outside of its data."
-    settings, file = read_settings(run) if settings is None else settings, Path(run) / "images.csv"
-    images = read_table(file)
-    refuse_outside(images.path, settings.get("data"), file)
-    return images
-
-
-def lost_data(
-    run: str | Path,  # a run's folder, or one that holds several
-    data: dict | None,  # the table `data` of its settings
-    paths: Iterable[str] = (),  # images of it that are asked for; none: the data as a whole
-) -> NoData | None:  # None where it is there, or more than a tenth of these images
-    "What is to be said where the data of a run is elsewhere than the run says, as on another machine."
-    paths, where = list(paths), told_folder(data)
-    gone = [p for p in paths if not os.path.exists(p)]
-    if paths and 10 * len(gone) < 9 * len(paths):
-        return None
-    if not paths and (where is None or os.path.exists(where)):
-        return None
-    missing = f"{len(gone)} of {one_of(len(paths), 'image')} missing, such as {gone[0]}" if gone else "no such folder"
-    if where is None:
-        told = "settings.yaml does not say where it lay"
-        return NoData(f"{run}: its data is not here ({missing}), and {told}; put that into it, as data.path")
-    return NoData(f"{run}: its data is not at {where} ({missing}); to say where it is now: {relocating(run)}")
