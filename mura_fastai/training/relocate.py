@@ -119,7 +119,10 @@ def _check(move: Move) -> list[str]:  # where the images of its table lie now
         paths = [] if table is None else [_moved(path, move) for path in table.path]
         if None in paths:
             wrong = table.path[paths.index(None)]
-            raise InputError(f"{file}: {wrong!r} is not below {move.old}, where the run's data lay; correct the table")
+            raise InputError(
+                f"{file}: {wrong!r} is not below {move.old}, where the run's data lay; correct the table, or, where "
+                "mura relocate was interrupted, give it that folder once more"
+            )
         refuse_outside(paths, {"path": str(move.new)}, file)
         found = paths if file.name == _IMAGES else found
     return found
