@@ -13,7 +13,7 @@ from mura_fastai.commands.data import phantom, prepare, summarize
 from mura_fastai.commands.results import evaluate, interpret, predict
 from mura_fastai.commands.share import app as local_page
 from mura_fastai.commands.share import demo, report
-from mura_fastai.commands.training import lr_find, resume, train
+from mura_fastai.commands.training import lr_find, relocate, resume, train
 from mura_fastai.exits import exit_codes
 
 app = typer.Typer(
@@ -54,6 +54,7 @@ for command in (
     lr_find,
     train,
     resume,
+    relocate,
     calibrate,
     evaluate,
     interpret,

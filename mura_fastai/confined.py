@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from shlex import quote
 
 from mura_fastai.errors import InputError
 
@@ -35,6 +36,26 @@ def data_folder(
     return None if whole else root
 
 
+def told_folder(
+    data: dict | None,  # as of `data_folder`
+) -> PurePath | None:  # None where it names none
+    "The same folder as the run's own machine calls it, which may be of another system; nothing is looked up here."
+    told = data.get("path") if isinstance(data, dict) else None
+    if not isinstance(told, str):
+        return None
+    path = (PurePosixPath if told.startswith("/") else PureWindowsPath)(told)
+    root = path.parent if data.get("source") == "csv" else path
+    return root if path.is_absolute() and root.name else None
+
+
+def relocating(
+    run: str | Path,  # a run's folder
+) -> str:
+    "The command that says where the data of a run lies now; of one of several, that for all of them."
+    several = (Path(run).parent / "repeats.yaml").is_file()
+    return f"mura relocate {quote(str(Path(run).parent if several else run))} FOLDER"
+
+
 def refuse_outside(
     paths: Iterable[str],  # of images, as a run's table names them
     data: dict | None,  # the table `data` of its settings: path, source
@@ -58,7 +79,7 @@ def refuse_outside(
             )
         raise InputError(
             f"{file}: {path!r} lies outside of the run's data, {root}; if the data was moved, "
-            f"change data.path in settings.yaml as well"
+            f"say where it is now: {relocating(Path(file).parent)}"
         )
 
 

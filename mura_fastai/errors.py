@@ -15,6 +15,10 @@ class NoImages(InputError):
     "Rows of which there are none, or whose files cannot be read: whoever can do without them may go on."
 
 
+class NoData(NoImages):
+    "Nearly all images of a run lie elsewhere than it says: they were moved, or it came from another machine."
+
+
 class BadImage(ValueError):
     "One image file that cannot be used, and why. It is skipped and named, never met in the middle of an epoch."
 

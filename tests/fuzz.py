@@ -51,8 +51,9 @@ from mura_fastai.results.experiment import train
 from mura_fastai.results.tables import evaluate_file
 from mura_fastai.training.repeats import is_finished, read_repeats
 from mura_fastai.training.resume import resume_run
-from mura_fastai.training.runs import load_run, read_settings, read_table
+from mura_fastai.training.runs import load_run, read_settings
 from mura_fastai.training.state import state_file
+from mura_fastai.training.tables import read_table
 
 PATIENCE, MEMORY = 10, 1.5e9  # seconds of computing and bytes of one input
 CLEAN = (InputError, BadImage, TrainingError)

@@ -89,7 +89,7 @@ def test_defaults_are_those_of_the_function(name, function):
 def test_every_command_is_a_public_function():
     names = dict(phantom="make_phantom", prepare="build_store", interpret="interpret_run", audit="audit_shortcuts")
     names |= dict(calibrate="calibrate_run", compare="compare_runs", report="write_report", app="serve")
-    names["lr-find"] = "find_lr"
+    names["lr-find"], names["relocate"] = "find_lr", "relocate_run"
     public = vars(__import__("mura_fastai.all", fromlist=["all"]))
     assert {names.get(n, n) for n in COMMANDS} <= set(public["__all__"])
 

@@ -34,8 +34,9 @@ from mura_fastai.training.alone import OWNER, alone, refuse_busy, trained_by
 from mura_fastai.training.beside import KEPT, OF_WEIGHTS, best_file, placing, weights_mark
 from mura_fastai.training.keeping import save_best
 from mura_fastai.training.repeats import is_finished
-from mura_fastai.training.runs import load_run, read_table
+from mura_fastai.training.runs import load_run
 from mura_fastai.training.state import read_state, read_told, write_state
+from mura_fastai.training.tables import read_table
 
 UNIX = pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc")
 
@@ -142,7 +143,7 @@ def test_without_images_to_choose_on_abnormal_is_above_a_half(own, capsys):
         (own / name).unlink()
     table = pd.read_csv(own / "images.csv")
     table.assign(path=table.path + ".gone").to_csv(own / "images.csv", index=False)
-    assert Moment(own).decision() == Decision() and "no threshold could be chosen" in capsys.readouterr().err
+    assert Moment(own).decision() == Decision() and "on its own tune images" in capsys.readouterr().err
     table[table.split != "tune"].to_csv(own / "images.csv", index=False)
     assert Moment(own).decision() == Decision() and "no rows of split 'tune'" in capsys.readouterr().err
 

@@ -33,8 +33,9 @@ from mura_fastai.results.repeats import (
 from mura_fastai.results.scoring import evaluate_run
 from mura_fastai.results.tables import evaluate_file, read_predictions
 from mura_fastai.training.repeats import fold_tables, is_repeats, official_splits, read_repeats, sub_runs
-from mura_fastai.training.runs import load_run, read_settings, read_table, train_run
+from mura_fastai.training.runs import load_run, read_settings, train_run
 from mura_fastai.training.state import state_file
+from mura_fastai.training.tables import read_table
 
 # 40 px: no other test has a store of this size
 QUICK = dict(size=40, epochs=1, bs=8, num_workers=1, ci=None)

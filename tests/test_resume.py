@@ -230,7 +230,7 @@ def test_pretrained_weights_are_not_needed_again(few, pretrained, tmp_path, cut)
 def test_before_anything_was_learned_it_starts_anew(few, whole, tmp_path, cut, capsys):
     cut(1)
     with pytest.raises(Cut):
-        train_run(few, tmp_path / "run", epochs=2, **QUICK)
+        train_run(few, tmp_path / "run", epochs=2, store=False, **QUICK)
     assert read_state(tmp_path / "run") is None
     cut(None)
     resume_run(tmp_path / "run")
@@ -325,7 +325,7 @@ def test_best_weights_that_a_crash_swallowed_are_those_of_the_state(few, whole, 
 
     monkeypatch.setattr(keeping, "save_best", crash)
     with pytest.raises(Cut):
-        train_run(few, run, epochs=2, **QUICK)
+        train_run(few, run, epochs=2, store=False, **QUICK)
     assert read_told(run)["place"] == [0, 1, 0] and not (run / "weights" / "best.safetensors").exists()
     monkeypatch.setattr(keeping, "save_best", write)
     resume_run(run)

@@ -25,7 +25,8 @@ from mura_fastai.results.predict import predict_images
 from mura_fastai.results.scoring import predictions_of
 from mura_fastai.results.tables import evaluate_file, read_predictions
 from mura_fastai.training.keeping import KeepBest
-from mura_fastai.training.runs import load_run, read_table, train_run
+from mura_fastai.training.runs import load_run, train_run
+from mura_fastai.training.tables import read_table
 
 QUICK = dict(size=48, epochs=1, bs=16, num_workers=1, ci=None)
 

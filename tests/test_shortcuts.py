@@ -297,5 +297,5 @@ def test_files_that_are_all_gone_stop_with_their_folder(images, tmp_path):
     gone = images.assign(path="/nowhere" + images.path, p_abnormal=0.5)
     gone.to_csv(tmp_path / "images.csv", index=False)
     gone.to_csv(tmp_path / "predictions.csv", index=False)
-    with pytest.raises(InputError, match="none of .* can be read"):
+    with pytest.raises(InputError, match="its data is not here .* does not say where it lay"):
         audit_shortcuts(tmp_path)

@@ -106,6 +106,8 @@ INVENTED = {
     "marks of fewer files": (form("data.stamps", 3, dtype=torch.int64), "of 3 files"),
     "one mark for all files": (form("data.stamps", 1, dtype=torch.int64), "of 1 files"),
     "marks that are no numbers": (form("data.stamps", 32, dtype=torch.complex64), "data.stamps is 32 complex64"),
+    "pixels of fewer files": (form("data.pixels", 3, dtype=torch.int64), "data.pixels of 3"),
+    "pixels that are no numbers": (form("data.pixels", 32), "data.pixels is 32 float32"),
     "two smoothed losses": (form("smooth.val", 2), "smooth.val is 2 float32"),
     "weights of another shape": (form(WEIGHT, 7), f"{WEIGHT} is 7 float32, not"),
     "weights that are true or false": (form(WEIGHT, 256, dtype=torch.bool), f"{WEIGHT} is 256 bool, not"),

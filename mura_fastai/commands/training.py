@@ -1,4 +1,4 @@
-"""Commands of the training floor: `mura lr-find`, `mura train` and `mura resume`."""
+"""Commands of the training floor: `mura lr-find`, `mura train`, `mura resume` and `mura relocate`."""
 
 import json
 from dataclasses import fields
@@ -191,6 +191,31 @@ def _resume_demo(folder: Path, as_json: bool):
         from mura_fastai.share.demo import resume_demo
     if not resume_demo(folder):
         print(f"The demo in {folder} was finished before; open {folder / 'report.html'} in a browser")
+
+
+def relocate(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or one of several folds or seeds.")],
+    data: Annotated[Path, typer.Argument(help="Where its data lies now: the folder, or the CSV.")],
+    as_json: shared.AsJson = False,
+):
+    """Say where the data of a run lies now.
+
+    For data that was unpacked anew under another path, and for a run from another machine: the paths in the run's
+    tables are written anew, once all its images are found there. Weights, predictions and scores stay; no image is
+    moved or changed.
+
+    \b
+    mura relocate runs/resnet50 /content/MURA-v1.1
+    mura relocate runs/folds /content/MURA-v1.1
+    """
+    with shared.quiet_import():
+        from mura_fastai.training.relocate import relocate_run
+
+    folder = relocate_run(run, data)
+    if as_json:
+        shared.print_json({"run": str(run), "data": str(folder)})
+    else:
+        print(f"The data of {run} lies in {folder} now; an interrupted training goes on: mura resume {run}")
 
 
 def _print_run(run: Path, scores, as_json: bool):

@@ -270,15 +270,18 @@ def limit_bad(
     bad: list[dict],  # `{"path", "reason"}` of the files that cannot be used
     total: int,  # number of files in all
     max_bad: float = 0.05,  # greatest share that is left out without asking
+    remedy: str | None = None,  # beside repairing them, where there is no option --max-bad
 ):
     "Raise `NoImages` when more than `max_bad` of the files cannot be used: then something else is wrong."
     if len(bad) <= max_bad * total:
         return
     shown = "; ".join(f"{b['path']} ({b['reason']})" for b in bad[:3])
     more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+    most = "--max-bad" if remedy is None else "max_bad"
+    remedy = remedy or f"or allow more with --max-bad {min(1, np.ceil(len(bad) / total * 100) / 100):g}"
     raise NoImages(
-        f"{len(bad)} of {total} images ({len(bad) / total:.0%}) cannot be used, more than --max-bad {max_bad:g}: "
-        f"{shown}{more}; repair them, or allow more with --max-bad {min(1, np.ceil(len(bad) / total * 100) / 100):g}"
+        f"{len(bad)} of {total} images ({len(bad) / total:.0%}) cannot be used, more than {most} {max_bad:g}: "
+        f"{shown}{more}; repair them, {remedy}"
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mura_fastai.confined import refuse_links, refuse_outside
+from mura_fastai.confined import refuse_links
 from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.sources import find_source, read_images
 from mura_fastai.data.traits import traits as read_traits
@@ -15,6 +15,7 @@ from mura_fastai.results.pictures import check_picture
 from mura_fastai.results.shortcuts import ALL, followed, shortcuts
 from mura_fastai.results.tables import read_predictions
 from mura_fastai.text import aligned, one_of, plain_rows, short, with_interval
+from mura_fastai.training.tables import lost_data, own_images
 
 
 def format_shortcuts(
@@ -95,8 +96,8 @@ def audit_shortcuts(
         raise InputError(f"{data}: holds several runs; name one of them, or the data")
     if (data / "settings.yaml").exists():
         refuse_links(data)
-        images = read_predictions(data / "images.csv", ("path", "split", "region", "patient", "study", "label"))
-        refuse_outside(images.path, read_yaml(data / "settings.yaml").get("data"), data / "images.csv")
+        told = read_yaml(data / "settings.yaml").get("data")
+        images = own_images(data, told)
         if not (data / "predictions.csv").exists():
             raise InputError(f"{data}: no predictions.csv yet; mura evaluate {data} writes it")
         preds = read_predictions(
@@ -115,7 +116,8 @@ def audit_shortcuts(
         )
     known = read_traits(images, stderr_bar("reading images"))
     if known["width"].isna().all():
-        raise InputError(
+        lost = None if preds is None else lost_data(data, told, images.path)
+        raise lost or InputError(
             f"{data}: none of {one_of(len(images), 'image')} can be read, such as {images.path.iloc[0]}; is it there?"
         )
     tables = {"shortcuts": shortcuts(images, known, **kwargs), "followed": None, "images": images}

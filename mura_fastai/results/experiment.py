@@ -49,6 +49,7 @@ from mura_fastai.training.repeats import (
 )
 from mura_fastai.training.resume import refuse_edited, resume_run
 from mura_fastai.training.runs import FORM, read_settings, train_run
+from mura_fastai.training.tables import lost_data
 from mura_fastai.training.within import refuse_no_run
 
 
@@ -122,6 +123,8 @@ def resume(
             raise InputError(
                 f"{run}: repeats.yaml names no data to be read again; call train_repeats with them, it goes on"
             )
+        if lost := lost_data(run, data):
+            raise lost
         if learned := learned_runs(run, plan):
             refuse_edited(data | {"folds": told["folds"]}, learned[0])
         settings = settings | {"seed": told["seeds"][0], "num_workers": num_workers}
@@ -218,6 +221,9 @@ def interpret_run(
 ) -> tuple[MuraInterpretation, list[Path]]:  # the interpretation, and the figures written
     "`mura interpret`: confusion matrices, curves and top losses, drawn into the run's folder `figures`."
     interp = MuraInterpretation.from_run(run, data, split, source)
+    told = read_settings(run).get("data")
+    if data is None and (lost := lost_data(run, told, interp.preds.get("path", ()))):
+        print(f"grey squares instead of pictures: {lost}", file=sys.stderr)
     if heat:
         learn = interp.network()
         try:

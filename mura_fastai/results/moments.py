@@ -7,20 +7,21 @@ from pathlib import Path
 import pandas as pd
 from fastai.learner import Learner
 
-from mura_fastai.confined import refuse_outside
+from mura_fastai.data.pixels import limit_bad
 from mura_fastai.data.reading import print_left_out, read_data
 from mura_fastai.data.store import Store, build_store, store_folder, whole_store
 from mura_fastai.data.studies import SPLITS
-from mura_fastai.errors import InputError, NoImages
+from mura_fastai.errors import InputError, NoData, NoImages
 from mura_fastai.files import replacing
 from mura_fastai.results.calibrate import Decision, choose_decision, read_decision, write_decision
 from mura_fastai.results.predict import predict_images
-from mura_fastai.results.tables import read_predictions, write_predictions
+from mura_fastai.results.tables import own_predictions, write_predictions
 from mura_fastai.text import one_of
 from mura_fastai.training.alone import trained_by
 from mura_fastai.training.beside import KEPT, placing, weights_mark
-from mura_fastai.training.runs import load_run, read_settings, read_table
+from mura_fastai.training.runs import load_run, read_settings
 from mura_fastai.training.state import read_told
+from mura_fastai.training.tables import lost_data, own_images
 
 
 class Moment:
@@ -70,8 +71,7 @@ class Moment:
         "As of `predictions_of`."
         if split not in SPLITS:
             raise InputError(f"unknown split {split!r}; the known ones are {', '.join(SPLITS)}")
-        mine, own = data is None and split in KEPT, read_table(self.run / "images.csv")
-        refuse_outside(own.path, self.settings.get("data"), self.run / "images.csv")
+        mine, own = data is None and split in KEPT, own_images(self.run, self.settings.get("data"))
         if mine and (kept := self.kept_predictions(split)) is not None:
             return kept
         # Data without an official split is split as the run's was, or rows it trained on would come as valid ones.
@@ -80,11 +80,16 @@ class Moment:
         images = images[images.split == split]
         if images.empty:
             raise NoImages(f"{data or self.run}: no rows of split {split!r}")
+        if data is None and (lost := lost_data(self.run, self.settings.get("data"), images.path)):
+            raise lost
         store = _decoded(self.settings, own, images) if data is None else None
-        most = self.settings.get("max_bad", 0.05) if mine else 1.0
-        preds = predict_images(self.learn, images, max_bad=most, store=store)
+        preds = predict_images(self.learn, images, store=store)
         known = {s["path"] for s in images.attrs.get("skipped", [])}
-        print_left_out([s for s in preds.attrs["skipped"] if s["path"] not in known])
+        bad = [s for s in preds.attrs["skipped"] if s["path"] not in known]
+        if mine:
+            files, remedy = set(images.path), f"or allow more by max_bad in {self.run / 'settings.yaml'}"
+            limit_bad([s for s in bad if s["path"] in files], len(images), self.settings.get("max_bad", 0.05), remedy)
+        print_left_out(bad)
         if mine:
             _keep_skipped(self.run, preds.attrs["skipped"])
             self.keep(lambda: write_predictions(preds, self.run / KEPT[split]))
@@ -95,7 +100,7 @@ class Moment:
         split: str,  # valid or tune
     ) -> pd.DataFrame | None:  # None where there are none of these weights
         "Predictions that were made before."
-        return self._made_before(KEPT[split], self._read_predictions)
+        return self._made_before(KEPT[split], lambda file: own_predictions(file, self.settings.get("data")))
 
     def decision(self) -> Decision:
         "As of `decision_of`."
@@ -104,6 +109,9 @@ class Moment:
             return kept
         try:
             tune = self.predictions(split="tune")
+        except NoData as e:
+            print(f"no threshold was chosen on its own tune images, so abnormal is above 0.5: {e}", file=sys.stderr)
+            return Decision()
         except NoImages as e:  # and nothing else: better weights, for one, would decide in another way
             print(f"no threshold could be chosen, so abnormal is above 0.5: {e}", file=sys.stderr)
             return Decision()
@@ -130,7 +138,8 @@ class Moment:
     ) -> bool:  # whether it did
         "Have something written that was made with these weights, unless others are there by now."
         with placing(self.run):
-            same = self.lasts()
+            # Nor do other paths: somebody may have said where the data lies now (`relocate_run`).
+            same = self.lasts() and read_settings(self.run).get("data") == self.settings.get("data")
             if same:
                 write()
         return same
@@ -147,11 +156,6 @@ class Moment:
                 raise
             return None  # taken away between two lines
         return kept if self.lasts() else None
-
-    def _read_predictions(self, file: Path) -> pd.DataFrame:
-        preds = read_predictions(file)
-        refuse_outside(preds.get("path", ()), self.settings.get("data"), file)
-        return preds
 
 
 def _say_interrupted(run: Path):

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mura_fastai.confined import refuse_outside
 from mura_fastai.errors import InputError
 from mura_fastai.files import write_text
 from mura_fastai.results.calibrate import read_decision
@@ -30,9 +29,10 @@ from mura_fastai.results.metrics import (
     scores_to_json,
     study_arrays,
 )
-from mura_fastai.results.tables import read_predictions, scores_document, write_predictions
+from mura_fastai.results.tables import own_predictions, scores_document, write_predictions
 from mura_fastai.training.repeats import read_repeats
-from mura_fastai.training.runs import read_settings, read_table
+from mura_fastai.training.runs import read_settings
+from mura_fastai.training.tables import read_table
 from mura_fastai.training.within import refuse_unfinished
 
 
@@ -116,8 +116,7 @@ def repeats_of(
     refuse_unfinished(run)
     for repeat in read_repeats(run)[1]:
         sub = run / repeat.name
-        table = read_predictions(sub / "predictions.csv")
-        refuse_outside(table.get("path", ()), read_settings(sub).get("data"), sub / "predictions.csv")
+        table = own_predictions(sub / "predictions.csv", read_settings(sub).get("data"))
         table = form(sub, table) if form else table
         seeds.setdefault(repeat.seed, []).append(table if repeat.fold is None else table.assign(fold=repeat.fold))
     return [pd.concat(tables, ignore_index=True) for tables in seeds.values()]

@@ -15,7 +15,8 @@ from mura_fastai.results.moments import Moment
 from mura_fastai.results.tables import scores_document
 from mura_fastai.text import one_of
 from mura_fastai.training.alone import trained_by
-from mura_fastai.training.runs import read_settings, read_table
+from mura_fastai.training.runs import read_settings
+from mura_fastai.training.tables import read_table
 
 
 def predictions_of(

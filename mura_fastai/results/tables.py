@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mura_fastai.confined import refuse_outside
 from mura_fastai.data.sources import read_images
 from mura_fastai.errors import InputError
 from mura_fastai.files import replacing
@@ -53,6 +54,16 @@ def read_predictions(
             shown = str(preds[count][wrong].iloc[0])[:100]
             rows = one_of(wrong.sum(), "row")
             raise InputError(f"{file}: {count} is {shown!r} in {rows}; it must be a whole number, or empty")
+    return preds
+
+
+def own_predictions(
+    file: str | Path,  # in a run's folder
+    data: dict | None,  # the table `data` of its settings
+) -> pd.DataFrame:
+    "`read_predictions` that a run keeps: as they may be opened, none of its images lies outside of its data."
+    preds = read_predictions(file)
+    refuse_outside(preds.get("path", ()), data, file)
     return preds
 
 

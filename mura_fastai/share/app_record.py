@@ -8,7 +8,7 @@ import pandas as pd
 from mura_fastai.results.intervals import wilson
 from mura_fastai.results.metrics import score
 from mura_fastai.results.moments import Moment
-from mura_fastai.training.runs import read_table
+from mura_fastai.training.tables import read_table
 
 FEW = 20  # studies; below that number a share or a score says next to nothing
 OWN = 60  # valid studies from which on a region is looked at alone

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from mura_fastai.confined import refuse_outside
 from mura_fastai.data.phantom import is_phantom
 from mura_fastai.errors import InputError
 from mura_fastai.results.calibrate import Decision, read_decision
@@ -19,7 +18,8 @@ from mura_fastai.results.repeats import decided_studies, evaluate_repeats, out_o
 from mura_fastai.results.scoring import region_only
 from mura_fastai.results.tables import read_scores
 from mura_fastai.training.repeats import is_repeats, read_repeats, sub_runs
-from mura_fastai.training.runs import read_settings, read_table
+from mura_fastai.training.runs import read_settings
+from mura_fastai.training.tables import own_images
 from mura_fastai.training.within import refuse_unfinished
 
 # From the start of an absolute path to its last part. It would rather take a word too many than leave a folder.
@@ -152,7 +152,7 @@ def read_facts(
     if plan:
         refuse_unfinished(run)
     subs = sub_runs(run) if plan else [run]
-    settings, tables = read_settings(subs[0]), [_read_own(one) for one in subs]
+    settings, tables = read_settings(subs[0]), [own_images(one, read_settings(one).get("data")) for one in subs]
     skipped = [_read_skipped(one / "skipped.csv") for one in subs]
     skipped = None if any(told is None for told in skipped) else pd.concat(skipped).drop_duplicates(ignore_index=True)
     read = _several if plan else _single
@@ -162,13 +162,6 @@ def read_facts(
     )  # fmt: skip
     facts.hidden = _hidden(facts)
     return facts
-
-
-def _read_own(run: Path) -> pd.DataFrame:
-    "The images of a run. Their traits are read from the files, so those must be of its data."
-    images = read_table(run / "images.csv")
-    refuse_outside(images.path, read_settings(run).get("data"), run / "images.csv")
-    return images
 
 
 def _single(run: Path, subs: list[Path]):

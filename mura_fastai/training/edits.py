@@ -7,7 +7,7 @@ import pandas as pd
 from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.sources import read_images
 from mura_fastai.errors import InputError
-from mura_fastai.training.runs import read_table
+from mura_fastai.training.tables import read_table
 
 
 def source_edits(

@@ -7,13 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-import torch
 import yaml
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
 
 from mura_fastai.data.augment import AugmentXray, xray_tfms
-from mura_fastai.data.fingerprints import file_stamps
 from mura_fastai.data.loaders import mura_dls, usable_rows
 from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.store import Store, auto_store
@@ -23,6 +21,7 @@ from mura_fastai.text import name_some
 from mura_fastai.training.interrupts import Stops, say_beforehand
 from mura_fastai.training.keeping import KeepBest, KeepState, drop_doubtful, mend_best
 from mura_fastai.training.learner import mura_learner
+from mura_fastai.training.marks import ANEW, file_marks
 from mura_fastai.training.optimizer import optimizer_of
 from mura_fastai.training.progress import EpochLines, History
 from mura_fastai.training.schedules import fit_schedule
@@ -31,7 +30,6 @@ from mura_fastai.training.state import State, refuse_misfit
 FORM = ("until", "pool", "dropout", "region_aware", "views")  # settings of the network itself: its weights fit no other
 # What training images go through, and by how much where nobody says.
 CHANGES = {k: p.default for k, p in inspect.signature(AugmentXray.__init__).parameters.items() if k != "self"}
-ANEW = "put it back, or train anew into another folder (mura train --out)"
 # What makes a training this one: none of it may change on the way.
 DECISIVE = (
     "arch", "size", "epochs", "freeze_epochs", "bs", "lr", "layer_decay", "weight_decay", "schedule", "plateau",
@@ -54,11 +52,14 @@ def fit_run(
     if state is None:
         settings = _write_data(out, settings, images, skipped)
     decoded = _decoded(images, settings, store)
-    images, bad = usable_rows(images, decoded, settings["max_bad"], stderr_bar("checking images"))
+    # One that was usable and is no more is named below, whatever share may be left out.
+    most = settings["max_bad"] if state is None else 1.0
+    images, bad = usable_rows(images, decoded, most, stderr_bar("checking images"))
     if bad and state is not None:
         raise InputError(f"{bad[0]['path']}: {bad[0]['reason']} since the training began; {ANEW}")
     if bad and state is None:
         settings = _write_data(out, settings, images, [*skipped, *bad])
+    marks = file_marks(images.path.tolist(), settings["size"], decoded, state)
     learn = _learner(settings, images, decoded, fresh=state is None)
     if state is None:
         say_beforehand()
@@ -68,9 +69,9 @@ def fit_run(
     history = History(out / "history.csv")
     best = KeepBest(out, history)
     with Stops() as stops:
-        stamps, every = torch.from_numpy(file_stamps(images.path)), settings.get("save_every")
+        every = settings.get("save_every")
         held = decisive(settings) | {"table": table_digest(images)} if state is None else state.told["settings"]
-        keep = KeepState(out, history, best, epochs + freeze_epochs, held, stamps, every, stops, state)
+        keep = KeepState(out, history, best, epochs + freeze_epochs, held, marks, every, stops, state)
         history.write()
         if state is not None:
             mend_best(best, state)

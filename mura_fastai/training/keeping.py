@@ -123,15 +123,15 @@ class KeepState(Callback):
         best: KeepBest,  # calls `end_epoch`
         epochs: int,  # in all, over all fits
         settings: dict,  # that must be the same when it is taken up
-        stamps: torch.Tensor,  # of the files that it learns from
+        marks: dict[str, torch.Tensor],  # of the files that it learns from
         every: int | None = None,  # batches between two states within an epoch; None: none
         stops: Stops | None = None,  # asked for after each batch
         state: State | None = None,  # where to go on
     ):
         self.folder, self.history, self.keeper, self.all_epochs = Path(run), history, best, epochs
-        self.settings, self.stamps, self.every, self.stops, self.pending = (
+        self.settings, self.marks, self.every, self.stops, self.pending = (
             settings,
-            stamps,
+            marks,
             every,
             stops or Stops(),
             state,
@@ -222,7 +222,7 @@ class KeepState(Callback):
             place=[self.fit_now, epoch, batch], done=done, rows=[plain_row(r) for r in self.history.rows], best=best,
             random=plain, loaders=[train, valid], settings=self.settings,
         )  # fmt: skip
-        state.tensors |= tensors | {"data.stamps": self.stamps}
+        state.tensors |= tensors | self.marks
         write_state(self.folder, state)
 
 

@@ -25,9 +25,10 @@ from mura_fastai.schema import REPEATS, check_values
 from mura_fastai.text import one_of
 from mura_fastai.training.alone import alone
 from mura_fastai.training.beside import KEPT, best_file
-from mura_fastai.training.fitting import ANEW, provenance_of, table_digest
+from mura_fastai.training.fitting import provenance_of, table_digest
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.keeping import lacks_best
+from mura_fastai.training.marks import ANEW
 from mura_fastai.training.resume import is_trained, resume_run
 from mura_fastai.training.runs import read_settings, store_name, taken_back, train_run
 from mura_fastai.training.state import DamagedState, read_state, read_told, state_file

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from fastai.torch_core import default_device
 
-from mura_fastai.confined import refuse_outside
 from mura_fastai.data.fingerprints import file_stamps
 from mura_fastai.data.reading import read_data, source_tables
 from mura_fastai.errors import InputError
@@ -19,12 +18,15 @@ from mura_fastai.text import name_some, one_of
 from mura_fastai.training.alone import alone
 from mura_fastai.training.beside import best_file
 from mura_fastai.training.edits import source_edits, table_edits
-from mura_fastai.training.fitting import ANEW, decisive, fit_run, provenance_of, table_digest
+from mura_fastai.training.fitting import decisive, fit_run, provenance_of, table_digest
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.keeping import KeepBest, mend_best
+from mura_fastai.training.marks import ANEW, refuse_unmarked
 from mura_fastai.training.progress import History
-from mura_fastai.training.runs import read_settings, read_table
+from mura_fastai.training.runs import read_settings
 from mura_fastai.training.state import DamagedState, State, read_state, read_told, state_file
+from mura_fastai.training.state_rules import STAMPS
+from mura_fastai.training.tables import lost_data, own_images
 
 _NUMBERS = {"epochs": int, "freeze_epochs": int, "lr": (int, float)}  # what going on rests on, besides reading
 
@@ -52,8 +54,9 @@ def resume_run(
         if state is not None or "fold" in data:  # a fold is dealt by the plan that it is of
             refuse_edited(data, run)
         if state is None:
-            return fit_run(run, _as_begun_now(run, settings), _images(run, settings), store)
-        images = _table(run, settings)
+            settings = _as_begun_now(run, settings)
+            return fit_run(run, settings, _images(run, settings), store)
+        images = own_images(run, data)
         _refuse_changes(run, settings, images, state)
         _say_versions(settings)
         behind, batch = len(state.told["rows"]), state.place[2]
@@ -108,12 +111,6 @@ def _as_begun_now(run: Path, settings: dict) -> dict:
     return settings | dict(versions=versions(), commit=checkout()["commit"])
 
 
-def _table(run: Path, settings: dict) -> pd.DataFrame:
-    images = read_table(run / "images.csv")
-    refuse_outside(images.path, settings.get("data"), run / "images.csv")
-    return images
-
-
 def _images(run: Path, settings: dict) -> pd.DataFrame | Callable[[], pd.DataFrame]:
     "The table as it was begun with; where the run had not come to read its data, what reads it."
     data = settings.get("data") or {}
@@ -121,12 +118,16 @@ def _images(run: Path, settings: dict) -> pd.DataFrame | Callable[[], pd.DataFra
     # source from which it could be read again.
     whole = (run / "images.csv").exists() and "fingerprint" in data and not edited_tables(data)
     if data.get("path") and data.get("source") and not whole:
+        if lost := lost_data(run, data):
+            raise lost
         size = settings["size"] if settings.get("store", True) is True else None
         return partial(
             read_data, data["path"], data.get("source"), data.get("regions"), settings["max_bad"],
             data.get("split_seed", 0), data.get("allow_leaks", False), size,
         )  # fmt: skip
-    images = _table(run, settings)
+    images = own_images(run, data)
+    if lost := lost_data(run, data, images.path):
+        raise lost
     if (run / "skipped.csv").exists():
         skipped = pd.read_csv(run / "skipped.csv", dtype="str", encoding_errors="surrogateescape")
         images.attrs["skipped"] = skipped.to_dict("records")
@@ -149,13 +150,13 @@ def _refuse_changes(run: Path, settings: dict, images: pd.DataFrame, state: Stat
         if not edited_tables(then):  # of which it was made: they tell which study
             what = table_edits(run, then, images) or what
         raise InputError(f"{run / 'images.csv'}: not the table it was begun with ({what}); {ANEW}")
-    stamps, kept = file_stamps(images.path), state.tensors["data.stamps"].numpy()
+    stamps, kept = file_stamps(images.path), state.tensors[STAMPS].numpy()
     if len(stamps) != len(kept):
         raise DamagedState(f"{state_file(run)}: of {len(kept)} files, not the {len(stamps)} of its images.csv; {ANEW}")
-    for what, which in (("gone", stamps == 0), ("changed", stamps != kept)):
-        if which.any():
-            files = name_some(images.path[np.flatnonzero(which)], 1)
-            raise InputError(f"{files}: {what} since the training began; {ANEW}")
+    if len(gone := np.flatnonzero(stamps == 0)):
+        lost = lost_data(run, settings.get("data"), images.path)
+        raise lost or InputError(f"{name_some(images.path[gone], 1)}: gone since the training began; {ANEW}")
+    refuse_unmarked(images.path.tolist(), np.flatnonzero(stamps != kept), state)
 
 
 def edited_tables(

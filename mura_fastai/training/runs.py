@@ -9,10 +9,9 @@ import pandas as pd
 from fastai.learner import Learner
 from fastai.torch_core import default_device
 
-from mura_fastai.confined import named_data, refuse_links, refuse_outside
+from mura_fastai.confined import named_data, refuse_links
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.store import Store
-from mura_fastai.data.studies import finish_images
 from mura_fastai.errors import InputError, full_memory
 from mura_fastai.files import read_yaml, refuse_file
 from mura_fastai.models.backbones import OWN
@@ -31,6 +30,7 @@ from mura_fastai.training.optimizer import OPTIMIZERS
 from mura_fastai.training.precision import resolve_precision
 from mura_fastai.training.schedules import PLATEAU, check_schedule, layer_rates
 from mura_fastai.training.state import read_told, state_file
+from mura_fastai.training.tables import own_images
 
 FORMAT = 1  # of the run folder; a later version of the package reads every earlier one
 LEARNING_RATES = {"own": 2e-3, "scratch": 1e-3, "pretrained": 1e-3}  # highest of the one-cycle schedule
@@ -174,8 +174,7 @@ def load_run(
         raise InputError(f"{run}: no weights yet; {who} is training its first epoch, wait for the end of that")
     if not best.exists():
         raise InputError(told_gone(run, read_told(run)))
-    images = read_table(run / "images.csv")
-    refuse_outside(images.path, settings.get("data"), run / "images.csv")
+    images = own_images(run, settings.get("data"))
     form = {k: settings.get(k) for k in FORM}  # an earlier run has none of them
     by = "study" if form["views"] else "image"
     dls = mura_dls(images, settings["size"], settings["bs"], num_workers=num_workers, max_bad=None, by=by)
@@ -208,23 +207,3 @@ def _why_no_run(folder: Path) -> str:
     if inside := sorted(file.parent for file in folder.glob("*/settings.yaml")):
         return f"not a run, but holds some; name one of them: {name_some(inside)}"
     return "not a run; a run's folder holds settings.yaml (mura train makes one)"
-
-
-def read_table(
-    file: str | Path,  # images.csv of a run
-) -> pd.DataFrame:  # the images table
-    "The images table of a run, as it was trained on."
-    text = dict.fromkeys(("path", "split", "region", "patient", "study"), "str")
-    if not Path(file).exists():
-        raise InputError(f"{file}: no such file; a run that was stopped before it had read its data: mura resume")
-    try:
-        rows = pd.read_csv(
-            file, dtype=text, keep_default_na=False, na_values={"label": [""]}, encoding_errors="surrogateescape"
-        )
-        if not rows["label"].isin((0, 1)).where(rows["label"].notna(), True).all():
-            raise ValueError("a label that is not 0, 1 or blank")
-        return finish_images(rows)
-    except (OSError, ValueError, KeyError) as e:
-        raise InputError(
-            f"{file}: not the images table of a run ({' '.join(str(e).split())[:120]}); bring it back as it was"
-        ) from None

@@ -11,6 +11,8 @@ from fastai.learner import Learner
 from mura_fastai.schema import STATE, wrong_value
 from mura_fastai.training.precision import ScaleLoss
 
+# A number for each file: of its size and time; of the square of it that a store holds, or of all its pixels.
+STAMPS, SQUARES, PIXELS = "data.stamps", "data.squares", "data.pixels"
 _NEEDED = STATE.keys() - {"groups"}  # these are not kept after the last step
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _CPU_BYTES, _TABLE = 5056, 624  # of PyTorch's generator on a CPU, and numbers in its table
@@ -45,7 +47,11 @@ def check_tensors(
     tensors: dict[str, torch.Tensor],  # all of a state
 ):
     "Whether those are whole that fit any network: marks of files, the smoothed loss, generators."
-    _form(tensors, "data.stamps", torch.int64, 1)
+    _form(tensors, STAMPS, torch.int64, 1)
+    for name in (k for k in (SQUARES, PIXELS) if k in tensors):  # earlier versions kept neither
+        _form(tensors, name, torch.int64, 1)
+        if len(tensors[name]) != len(tensors[STAMPS]):
+            raise ValueError(f"{STAMPS} is of {len(tensors[STAMPS])} files, {name} of {len(tensors[name])}")
     _form(tensors, "smooth.val", torch.float32, 0)
     for name in ("random.torch", *(k for k in tensors if k.startswith("random.cuda"))):
         _form(tensors, name, torch.uint8, 1)
