@@ -46,14 +46,14 @@ def relocate_run(
     run, data = Path(run), Path(data).expanduser().absolute()
     data = Path(os.path.realpath(data)) if ".." in data.parts else data
     several = is_repeats(run)
-    plan = read_repeats(run)[0] if several else read_settings(run)  # before a lock is put into what is no run
+    (read_repeats if several else read_settings)(run)  # before a lock is put into what is no run
     runs = sorted(file.parent for file in run.glob("*/settings.yaml")) if several else [run]
     with ExitStack() as locks:
         for folder in dict.fromkeys((run, *runs)):
             locks.enter_context(alone(folder))
         tables = (_IMAGES, _SKIPPED, *KEPT.values())
         moves = [_move(one / "settings.yaml", read_settings(one), data, tables) for one in runs]
-        above = [_move(run / FILE, plan, data, (KEPT["valid"],), moves)] if several else []
+        above = [_move(run / FILE, read_repeats(run)[0], data, (KEPT["valid"],), moves)] if several else []
         there = {move.file: _check(move) for move in (*moves, *above)}
         images = [path for move in moves for path in there[move.file]]
         _refuse_missing(run, (moves or above)[0], images)
