@@ -37,7 +37,7 @@ def alone(
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout:
-        raise InputError(f"{folder}: {_owner(folder)} is training there; wait for it to end") from None
+        raise InputError(f"{folder}: {_name_owner(folder)} is training there; wait for it to end") from None
     except OSError as e:
         if e.errno in FULL:
             raise
@@ -46,8 +46,8 @@ def alone(
         sweep(folder)  # others write there as well, without this lock
         for part in (folder / "weights", folder / "weights" / "last"):
             sweep(part, everywhere=True)
-        told = dict(pid=os.getpid(), host=socket.gethostname(), since=time.strftime("%Y-%m-%d %H:%M:%S"))
-        write_text(folder / OWNER, json.dumps(told))
+        owner = dict(pid=os.getpid(), host=socket.gethostname(), since=time.strftime("%Y-%m-%d %H:%M:%S"))
+        write_text(folder / OWNER, json.dumps(owner))
         yield folder
     finally:
         with suppress(OSError):
@@ -63,15 +63,15 @@ def trained_by(
     The lock itself is asked: what its owner wrote of itself outlives it, and goes with a copied folder. Only where
     the lock cannot be asked (a share that knows none, another user's folder) is that believed."""
     folder = Path(folder)
-    held, told = _is_held(folder / LOCK), _told(folder)
-    here = told is not None and told["host"] == socket.gethostname()
-    if held is False or (here and told["pid"] == os.getpid()):
+    held, owner = _is_held(folder / LOCK), _read_owner(folder)
+    here = owner is not None and owner["host"] == socket.gethostname()
+    if held is False or (here and owner["pid"] == os.getpid()):
         return None
     if held:
-        return _owner(folder)
-    if told is None or (here and not is_alive(told["pid"])):
+        return _name_owner(folder)
+    if owner is None or (here and not is_alive(owner["pid"])):
         return None
-    return _named(told, "; if that is no more: mura resume")
+    return _named(owner, "; if that is no more: mura resume")
 
 
 def refuse_busy(
@@ -115,19 +115,19 @@ def _is_held_elsewhere(file: Path) -> bool | None:
         return None
 
 
-def _owner(folder: Path) -> str:
+def _name_owner(folder: Path) -> str:
     "Who holds the lock, in words."
-    told = _told(folder)
-    return _named(told) if told else "another process"  # it has only just begun
+    owner = _read_owner(folder)
+    return _named(owner) if owner else "another process"  # it has only just begun
 
 
-def _named(told: dict, more: str = "") -> str:
-    return f"another process ({told['pid']} on {told['host']}, since {told['since']}{more})"
+def _named(owner: dict, more: str = "") -> str:
+    return f"another process ({owner['pid']} on {owner['host']}, since {owner['since']}{more})"
 
 
-def _told(folder: str | Path) -> dict | None:
+def _read_owner(folder: str | Path) -> dict | None:
     try:
-        told = json.loads((Path(folder) / OWNER).read_text(encoding="utf-8"))
-        return {"pid": int(told["pid"]), "host": str(told["host"]), "since": str(told["since"])}
+        owner = json.loads((Path(folder) / OWNER).read_text(encoding="utf-8"))
+        return {"pid": int(owner["pid"]), "host": str(owner["host"]), "since": str(owner["since"])}
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

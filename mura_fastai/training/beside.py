@@ -49,12 +49,12 @@ def weights_mark(
     except OSError as e:
         raise InputError(f"{file}: cannot be read ({e.strerror or e}); bring the weights back as they were") from None
     try:
-        told = os.fstat(handle)
+        info = os.fstat(handle)
     finally:
         os.close(handle)
-    if not stat.S_ISREG(told.st_mode):
+    if not stat.S_ISREG(info.st_mode):
         raise InputError(f"{file}: no regular file; bring the weights back as they were")
-    return told.st_ino, told.st_mtime_ns, told.st_size
+    return info.st_ino, info.st_mtime_ns, info.st_size
 
 
 @contextmanager

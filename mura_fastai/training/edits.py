@@ -55,8 +55,8 @@ def difference(
     part: bool = False,  # `then` holds some of the rows, under other splits
 ) -> str | None:  # None where they say the same of all studies
     "The first study that two tables differ in, what each says of it, and how many more there are."
-    told = {k: (k, "first") for k in ("label", "region", "patient", *(() if part else ("split",)))}
-    before, after = (t.groupby("study", sort=False).agg(**told, images=("path", "size")) for t in (then, now))
+    columns = {k: (k, "first") for k in ("label", "region", "patient", *(() if part else ("split",)))}
+    before, after = (t.groupby("study", sort=False).agg(**columns, images=("path", "size")) for t in (then, now))
     both = before.index[before.index.isin(after.index)]
     for what in before:
         a, b = before.loc[both, what], after.loc[both, what]

@@ -125,13 +125,13 @@ def _write_table(table: pd.DataFrame, file: Path):
 
 def provenance_of(images: pd.DataFrame, data: dict | None) -> dict:
     "Which data it was: where from, how many, and a fingerprint of studies, labels and splits."
-    told = images[["study", "view", "label", "split"]].to_csv(index=False)
+    rows = images[["study", "view", "label", "split"]].to_csv(index=False)
     return {
         **(data or {}),
         **({"tables": images.attrs["tables"]} if images.attrs.get("tables") else {}),
         "regions": sorted(set(images.region)),
         "images": {s: int(n) for s, n in images.split.value_counts().items()},
-        "fingerprint": hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16],
+        "fingerprint": hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest()[:16],
     }
 
 

@@ -120,7 +120,7 @@ def train_repeats(
     data, seeds = data or {}, list(range(seed, seed + seeds))
     out = Path(out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.get('arch', 'mura_cnn')}-repeats")
     asked, plan = _asked(settings) | {"store": store_name(store)}, plan_repeats(folds, seeds)
-    told = dict(
+    record = dict(
         format=FORMAT, folds=folds, seeds=seeds, settings=asked, data=data, versions=versions(),
         commit=checkout()["commit"],
     )  # fmt: skip
@@ -130,16 +130,16 @@ def train_repeats(
     again = None if data.get("path") and data.get("source") else "call train_repeats again, with the same"
     with saying_how_to_go_on(out, again), alone(out), taken_back(out, made, mine, partial(is_begun, out, plan)):
         if callable(images):
-            _write_plan(out, told)
+            _write_plan(out, record)
             images = images()
         split_seed, official = data.get("split_seed", 0), official_splits(images, data.get("source"))
         tables = {None: images} if folds is None else dict(enumerate(fold_tables(images, folds, split_seed, official)))
-        told["data"] = provenance_of(images, data) | {"table": table_digest(images)[:16]}
-        _write_plan(out, told)
+        record["data"] = provenance_of(images, data) | {"table": table_digest(images)[:16]}
+        _write_plan(out, record)
         if store is None or store is True:
             # Once for all: some of the images alone would find another place in the cache.
             store = auto_store(images, asked["size"], stderr_bar("decoding images"))
-        data = data | {k: v for k, v in told["data"].items() if k == "tables"}
+        data = data | {k: v for k, v in record["data"].items() if k == "tables"}
         if folds and len(tables[0]) < len(images):
             n = len(images) - len(tables[0])
             left = one_of(n, "image of an official split is", "images of an official split are")
@@ -241,10 +241,10 @@ def read_repeats(
     file = Path(run) / FILE
     if not file.exists():
         raise InputError(f"{run}: no folder of several runs; mura train makes one with --folds or --seeds")
-    told = read_yaml(file)
-    check_values(told, REPEATS, ("format", "seeds"), FORMAT, file)
+    record = read_yaml(file)
+    check_values(record, REPEATS, ("format", "seeds"), FORMAT, file)
     refuse_links(run)
-    return told, plan_repeats(told.get("folds"), told["seeds"])
+    return record, plan_repeats(record.get("folds"), record["seeds"])
 
 
 def sub_runs(
@@ -271,16 +271,16 @@ def _asked(settings: dict) -> dict:
     return {k: str(v) if isinstance(v, Path) else v for k, v in asked.items()}
 
 
-def _write_plan(out: Path, told: dict):
+def _write_plan(out: Path, record: dict):
     "Write repeats.yaml; refuse a plan other than the one that was begun in this folder."
     if (out / "settings.yaml").exists():
         raise InputError(f"{out}: holds a single run; choose another folder (--out) or remove it")
     if is_repeats(out):
         old, plan = read_repeats(out)
         if is_begun(out, plan):
-            read = "fingerprint" in told["data"]
-            before, now = _compared(old, read), _compared(told, read)
-            if set(old["seeds"]) <= set(told["seeds"]):
+            read = "fingerprint" in record["data"]
+            before, now = _compared(old, read), _compared(record, read)
+            if set(old["seeds"]) <= set(record["seeds"]):
                 before["seeds"] = now["seeds"]  # more seeds of the same recipe
             if before.get("table") is None:  # of an earlier version
                 before["table"] = now.get("table")
@@ -291,19 +291,19 @@ def _write_plan(out: Path, told: dict):
             if not read:  # what is refused once it is read shall not have changed the plan
                 return
             # What is there says which version began it.
-            told = {**old, "seeds": told["seeds"]} | ({} if learned else {"data": told["data"]})
-    write_text(out / FILE, yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
+            record = {**old, "seeds": record["seeds"]} | ({} if learned else {"data": record["data"]})
+    write_text(out / FILE, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
 
 
-def _compared(told: dict, read: bool) -> dict:
+def _compared(record: dict, read: bool) -> dict:
     "What two calls must agree on; the fingerprint last, since it follows from others, and has to be `read` first."
-    data = told.get("data") or {}
+    data = record.get("data") or {}
     known = inspect.signature(train_run).parameters
-    asked = {k: p.default for k, p in known.items() if k not in _NOT_ASKED} | (told.get("settings") or {})
+    asked = {k: p.default for k, p in known.items() if k not in _NOT_ASKED} | (record.get("settings") or {})
     for name in ("save_every", "store"):  # they change nothing of what is learned
         asked.pop(name, None)
     where = {k: data.get(k) for k in ("source", "split_seed", *(("regions", "images", *_DIGESTS) if read else ()))}
-    return {"folds": told.get("folds"), "seeds": told["seeds"], **asked, **where}
+    return {"folds": record.get("folds"), "seeds": record["seeds"], **asked, **where}
 
 
 def _refuse_changes(out: Path, old: dict, new: dict):

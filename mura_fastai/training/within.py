@@ -53,13 +53,15 @@ def refuse_unfinished(
     """Raise `InputError` where one of its runs is not finished: says how many are, and what goes on.
 
     A score of some folds is of some patients, and others than these may be harder; nothing is made up of parts."""
-    (told, plan), run = read_repeats(run), Path(run)
+    (record, plan), run = read_repeats(run), Path(run)
     done = [repeat for repeat in plan if is_finished(run / repeat.name)]
     if len(done) == len(plan):
         return
-    what = "seeds" if not told.get("folds") else "folds" if len(told["seeds"]) == 1 else "trainings of folds and seeds"
-    told = f"{run}: {len(done)} of {len(plan)} {what} {'is' if len(done) == 1 else 'are'} finished"
+    what = (
+        "seeds" if not record.get("folds") else "folds" if len(record["seeds"]) == 1 else "trainings of folds and seeds"
+    )
+    counts = f"{run}: {len(done)} of {len(plan)} {what} {'is' if len(done) == 1 else 'are'} finished"
     if who := trained_by(run):
-        raise InputError(f"{told}, and all are needed; {who} is training them, wait for it to end")
+        raise InputError(f"{counts}, and all are needed; {who} is training them, wait for it to end")
     one = f"; one by itself: mura evaluate {shlex.quote(str(run / done[0].name))}" if done else ""
-    raise InputError(f"{told}, and all are needed; go on: mura resume {shlex.quote(str(run))}{one}")
+    raise InputError(f"{counts}, and all are needed; go on: mura resume {shlex.quote(str(run))}{one}")
