@@ -422,6 +422,16 @@ def test_a_killed_demo_goes_on_by_the_same_command_and_by_resume(mura, tmp_path,
         process.kill()
     assert process.returncode == -signal.SIGKILL
     [folder] = Path("runs").iterdir()
+    asked = dict(studies=60, epochs=2, size=32, bs=32, seed=0, archs=list(module.ARCHS))
+    assert module._interrupted(asked) == folder and module._interrupted(asked | {"seed": 1}) is None
+    code = "import filelock, sys\nwith filelock.FileLock(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code, folder / ".lock"], **pipes) as other:
+        other.stdout.readline()  # somebody is about it, though no network is trained just now
+        assert module._interrupted(asked) is None
+        code, _, err = mura("resume", folder)
+        assert code == 2 and "another process" in err
+        other.stdin.close()
     code, _, err = mura("resume", "runs")
     assert code == 2 and f"runs: not a run, but holds some; name one that is not finished: {folder}\n" in err
     monkeypatch.setattr(module, "interpret_run", lambda run: (_ for _ in ()).throw(KeyboardInterrupt))

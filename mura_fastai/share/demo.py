@@ -18,7 +18,7 @@ from mura_fastai.data.phantom import make_phantom
 from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.studies import LABEL_NAMES, mura_images, summarize
 from mura_fastai.errors import InputError
-from mura_fastai.files import read_yaml, refuse_file, write_text
+from mura_fastai.files import read_yaml, write_text
 from mura_fastai.results.experiment import interpret_run, resume, train
 from mura_fastai.results.interpret import MuraInterpretation
 from mura_fastai.results.measures import auroc
@@ -28,7 +28,7 @@ from mura_fastai.schema import DEMO as RULES
 from mura_fastai.schema import check_values
 from mura_fastai.share.report import write_report
 from mura_fastai.text import aligned, one_of, ruled
-from mura_fastai.training.alone import refuse_busy, trained_by
+from mura_fastai.training.alone import alone, refuse_busy, trained_by
 from mura_fastai.training.interrupts import DEMO, saying_how_to_go_on
 from mura_fastai.training.runs import read_settings
 
@@ -113,7 +113,7 @@ def _interrupted(asked: dict) -> Path | None:
             if not (folder / "report.html").exists() and _asked_of(folder) == asked:
                 for arch, run in runs.items():
                     _refuse_other(run, _settings_of(asked, arch), _phantom_folder(asked["studies"]))
-                if not any(map(trained_by, runs.values())):
+                if not any(map(trained_by, [folder, *runs.values()])):
                     return folder
         except InputError:  # of another version, or no longer whole
             continue
@@ -127,14 +127,13 @@ def _settings_of(asked: dict, arch: str) -> dict:
 
 def _timed(folder: Path, asked: dict):
     started = time.perf_counter()
-    with saying_how_to_go_on(folder):
+    with saying_how_to_go_on(folder), alone(folder):
         _make_demo(folder, asked)
     print(f"{time.perf_counter() - started:.0f} s in all", file=sys.stderr)
 
 
 def _make_demo(folder: Path, asked: dict):
     "What `demo` does."
-    refuse_file(folder, "choose another folder (--out)")
     studies, archs = asked["studies"], asked["archs"]
     begun = {arch: folder / arch for arch in archs if (folder / arch / "settings.yaml").exists()}
     if begun and (folder / "report.html").exists():  # which comes last
@@ -205,8 +204,8 @@ def compare_scores(
     rows += [["region", "n", *["kappa", "AUROC"] * (len(tables) + 1)]]
     for region in regions:
         cells = [cell(t.loc[region], m) for t in tables for m in ("kappa", "auroc")]
-        alone = [baseline[region][m] for m in ("kappa", "auroc")]
-        base = ["n/a" if o is None or np.isnan(o) else f"{o:.2f}" for o in alone]
+        by_region = [baseline[region][m] for m in ("kappa", "auroc")]
+        base = ["n/a" if o is None or np.isnan(o) else f"{o:.2f}" for o in by_region]
         rows.append([region, str(tables[0].loc[region, "n"]), *cells, *base])
     half = all(t.attrs.get("threshold", 0.5) == 0.5 for t in tables)
     note = f"Studies, mean over views, abnormal {'above 0.5' if half else 'as each run decides'}"
