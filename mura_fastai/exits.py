@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from mura_fastai.errors import InputError, TrainingError, full_memory
 
@@ -39,6 +39,17 @@ def _end_on_sigterm():
         raise SystemExit(143)
 
     signal.signal(signal.SIGTERM, stop)
+
+
+def leave_quietly():
+    """Once the work is done and told, Ctrl-C asks for nothing any more: the process is about to end.
+
+    PyTorch takes a second to be cleared away, and a signal that met it there left its traceback behind the results. A
+    SIGTERM ends the process there and then."""
+    with suppress(OSError, ValueError):  # nobody reads on, or the stream is closed
+        sys.stdout.flush()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _fail(what: object, code: int):

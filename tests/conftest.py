@@ -54,7 +54,7 @@ def mura(monkeypatch, capsys):
     "Call the command inside this process: exit code, stdout, stderr."
     from mura_fastai import cli
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["mura", *map(str, arguments)])
@@ -65,4 +65,5 @@ def mura(monkeypatch, capsys):
         return e.value.code or 0, told.out, told.err
 
     yield call
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)

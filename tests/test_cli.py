@@ -301,12 +301,38 @@ def test_what_went_wrong_decides_the_exit_code(mura, root, monkeypatch, error, c
 def test_an_error_of_the_program_itself_is_not_hidden(monkeypatch, root):
     monkeypatch.setattr(experiment, "train", lambda *a, **k: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["mura", "train", str(root)])
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with pytest.raises(ZeroDivisionError):
             cli.main()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# PyTorch's second at the end, made long enough to be met for certain.
+LEAVES_SLOWLY = """
+import atexit, os, signal, sys, time
+def leave():
+    os.write(2, b"leaving\\n")
+    time.sleep(1)
+atexit.register(leave)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started with it switched off
+from mura_fastai import cli
+sys.argv = ["mura", "power"]
+cli.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_signal_after_the_last_line_leaves_no_traceback_and_takes_nothing_back(number, code):
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    with subprocess.Popen([sys.executable, "-c", LEAVES_SLOWLY], **pipes) as process:
+        assert process.stderr.readline() == "leaving\n"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (code, "") and "kappa" in out, "written although stdout is a pipe"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
