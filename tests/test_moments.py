@@ -187,6 +187,22 @@ def test_a_run_in_training_is_read_at_once_and_told_so(own, capsys):
     assert trained_by(own) is None, "the dead do not train, whatever they left"
 
 
+def test_a_choice_for_a_run_in_training_is_made_and_said_to_pass(own, mura):
+    code = "import sys; from mura_fastai.training.alone import alone\n"
+    code += "with alone(sys.argv[1]): print(flush=True); sys.stdin.read()"
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code, own], **pipes) as other:
+        other.stdout.readline()
+        for how in (["--least", 1], ["--threshold", 0.4]):
+            code, out, err = mura("calibrate", own, *how)
+            first = err.splitlines()[0]
+            assert code == 0 and out and read_decision(own) is not None
+            assert f"another process ({other.pid} on" in first and "with its next better epoch this choice is" in first
+            assert "calibrate after its end" in first
+        other.kill()
+    assert mura("calibrate", own, "--threshold", 0.4)[2] == "", "nobody trains it now"
+
+
 @pytest.mark.parametrize("host", ["oldcontainer", socket.gethostname()])
 def test_what_a_dead_training_said_of_itself_is_no_training(own, capsys, host):
     "A container that is gone, a folder that was copied, a number that another process has by now."
