@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
+from fastcore.xml import to_xml
 from forked import Mura
 
 from mura_fastai.errors import InputError
@@ -28,6 +30,7 @@ from mura_fastai.results.predict import predict_images
 from mura_fastai.results.scoring import calibrate_run, evaluate_run
 from mura_fastai.results.tables import read_predictions, read_scores
 from mura_fastai.share.cards import maps_of
+from mura_fastai.share.report import losses_section
 from mura_fastai.share.report_facts import read_facts
 from mura_fastai.training import beside, keeping
 from mura_fastai.training.alone import OWNER, alone, refuse_busy, trained_by
@@ -156,6 +159,26 @@ def test_heat_maps_are_of_the_weights_that_predicted(own):
         interp.heat_maps(interp.top_losses(1))
     with pytest.raises(InputError, match="give the command again"):
         maps_of(facts.interp.preds[:1], {None: facts.interp.moment})
+
+
+@pytest.mark.parametrize("folds", [None, 2])
+def test_heat_maps_of_several_runs_are_of_the_weights_that_predicted(own, tmp_path, folds):
+    "The former ones made the predictions that are shown; one of the runs is trained anew meanwhile."
+    evaluate_run(own, ci=None)
+    names, seeds = (["seed0", "seed1"], [0, 1]) if folds is None else (["fold0-seed0", "fold1-seed0"], [0])
+    for name in names:
+        shutil.copytree(own, tmp_path / "several" / name)
+        if folds:  # each fold reports on its own rows
+            file, k = tmp_path / "several" / name / "predictions.csv", names.index(name)
+            table = pd.read_csv(file)
+            table[table.patient.isin(sorted(set(table.patient))[k::2])].to_csv(file, index=False)
+    plan = dict(format=1, folds=folds, seeds=seeds)
+    (tmp_path / "several" / "repeats.yaml").write_text(yaml.safe_dump(plan))
+    assert "No heat maps" not in to_xml(losses_section(read_facts(tmp_path / "several", "run"), 2, True, 4))
+    facts = read_facts(tmp_path / "several", "run")
+    better(tmp_path / "several" / names[0])
+    text = to_xml(losses_section(facts, 2, True, 4))
+    assert "No heat maps: " in text and "give the command again" in text
 
 
 def test_kept_files_and_other_weights_are_never_mixed(own):

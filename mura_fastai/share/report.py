@@ -192,9 +192,8 @@ def losses_section(
         "labels are wrong themselves; some findings cannot be seen on the views that there are."
     )
     if pixels and facts.there:
-        runs = {None: facts.interp.moment or facts.run} if not facts.plan else dict(enumerate(facts.subs))
-        if facts.plan and not facts.plan.get("folds"):
-            runs = {None: facts.subs[0]}
+        # What is drawn is of the first seed, all its folds.
+        runs = dict(enumerate(facts.moments)) if facts.plan and facts.plan.get("folds") else {None: facts.moments[0]}
         shown, fault = cards.cards(rows, facts.interp.preds, runs, facts.key)
         maps = P(
             "Heat maps (HiResCAM): colour where the network found evidence for abnormal, on one scale for all views of "
