@@ -342,6 +342,31 @@ def test_one_class_is_no_fault(mura, data, tmp_path):
     assert code == 0 and "n/a (one class)" in out
 
 
+# ---------------------------------------------------------------- a machine that is too small
+
+SHORT = """
+import resource, sys
+from mura_fastai import cli
+from mura_fastai.data import audit
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20),) * 2)
+cli.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of memory")
+def test_a_want_of_memory_is_no_fault_of_a_file(mura, own):
+    file = own("pics/11.png,1,p11,valid,1")
+    Image.new("L", (7000, 7000), 100).save(file.parent / "pics" / "11.png")
+    command = [sys.executable, "-c", SHORT, "audit", str(file)]
+    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1
+    assert f"{file.parent}/pics/11.png: the memory is full, and nothing is known against the file" in done.stderr
+    assert "--workers" in done.stderr
+    code, out, _ = mura("audit", file)
+    assert code == 0 and "12 images can be used" in out, "nor is it kept against the file in the cache"
+
+
 # ---------------------------------------------------------------- nothing vanishes in silence
 
 
