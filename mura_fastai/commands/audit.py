@@ -63,7 +63,7 @@ def audit(
     if len(refused):
         reasons = [f"{problem} ({n:,})" for problem, n in refused.groupby("problem", sort=False).size().items()]
         raise InputError(
-            f"{data}: mura train would refuse it, for {one_of(len(reasons), 'reason')}: {name_some(reasons)}; mend them"
+            f"{data}: mura train would refuse it, for {one_of(len(reasons), 'reason')}: {name_some(reasons)}; mend what is listed"
         )
 
 
