@@ -14,7 +14,7 @@ from mura_fastai.commands.results import evaluate, interpret, predict
 from mura_fastai.commands.share import app as local_page
 from mura_fastai.commands.share import demo, report
 from mura_fastai.commands.training import lr_find, relocate, resume, train
-from mura_fastai.exits import exit_codes
+from mura_fastai.exits import exit_codes, leave_quietly
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,5 +71,8 @@ for command in (
 
 def main():
     "The console command."
-    with exit_codes():
-        app()
+    try:
+        with exit_codes():
+            app()
+    finally:
+        leave_quietly()

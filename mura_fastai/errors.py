@@ -34,6 +34,21 @@ class BadImage(ValueError):
         return f"{self.path}: {self.reason}"
 
 
+class NoMemory(MemoryError):
+    "The memory was full while one image file was decoded. It may well be fine, so it is not left out as a bad one is."
+
+    def __init__(
+        self,
+        path,  # the file
+    ):
+        super().__init__(path)
+        self.path = str(path)
+
+    def __str__(self) -> str:
+        remedy = "lower --workers where the command has it, or end other programs"
+        return f"{self.path}: the memory is full, and nothing is known against the file; {remedy}"
+
+
 class TrainingError(RuntimeError):
     "Training cannot go on, and why. The commands exit with code 1."
 
@@ -47,6 +62,8 @@ def full_memory(
 ) -> str | None:  # why it could not go on, and what to do; None where it is something else
     "What an error says where memory was at its end: PyTorch, NumPy and Python each have their own ways."
     told, smaller = str(e), "lower --bs or --size"
+    if isinstance(e, NoMemory):
+        return told
     if type(e).__name__ == "OutOfMemoryError":  # PyTorch's, which is not imported for its name alone
         return f"the GPU's memory is full; {smaller}"
     no_room = isinstance(e, OSError) and e.errno == errno.ENOMEM

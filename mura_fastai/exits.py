@@ -90,6 +90,19 @@ def _end_on_signals():
             signal.signal(number, stop)
 
 
+def leave_quietly():
+    """Once the work is done and told, Ctrl-C asks for nothing any more: the process is about to end.
+
+    PyTorch takes a second to be cleared away, and a signal that met it there left its traceback behind the results. A
+    SIGTERM, or a lost terminal, ends the process there and then."""
+    with suppress(OSError, ValueError):  # nobody reads on, or the stream is closed
+        sys.stdout.flush()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def _fail(what: object, code: int):
     line = " ".join(str(what).split())
     print("mura: " + "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)

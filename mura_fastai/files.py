@@ -74,16 +74,25 @@ def aside_of(
 
 
 def refuse_closed(
-    path: str | Path,  # a file that will be written, in the end
+    path: str | Path,  # a file that somebody named, and that will be written in the end
 ):
-    "Raise `InputError` where it cannot be: said before the work and not after it."
+    """Raise `InputError` where it cannot be: said before the work and not after it.
+
+    Its folder has to be there: one that is missing is a slip of the pen more often than a wish. Folders of runs, of
+    figures and of stores are made; they are what somebody named."""
     path = Path(path).absolute()
     folder = next(f for f in path.parents if f.exists())
-    why = "it is a folder" if path.is_dir() else f"{folder} is no folder" if not folder.is_dir() else None
-    if why is None and not os.access(folder, os.W_OK | os.X_OK):
-        why = f"nothing can be written into {folder}"
-    if why:
-        raise InputError(f"{path}: {why}; choose another place")
+    if path.is_dir():
+        why = "it is a folder; choose another place"
+    elif not folder.is_dir():
+        why = f"{folder} is no folder; choose another place"
+    elif folder != path.parent:
+        why = f"there is no folder {path.parent}; make it first, or correct its name"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        why = f"nothing can be written into {folder}; choose another place"
+    else:
+        return
+    raise InputError(f"{path}: {why}")
 
 
 def refuse_file(

@@ -235,6 +235,88 @@ def test_a_table_of_ones_own_is_audited_row_by_row_and_refused_where_training_do
     assert mura("audit", own())[0] == 0 == mura("summarize", own())[0]
 
 
+def problems(told: dict, inside) -> dict[str, list[str]]:
+    "Of the audit's JSON: where each problem is, named from a folder on."
+    return {p["problem"]: [w.replace(f"{inside}/", "") for w in p["where"]] for p in told["problems"]}
+
+
+def test_a_refused_row_hides_nothing_else_of_a_table(mura, own, tmp_path):
+    rows = (
+        "pics/6.png,1,p2,valid,1", "pics/7.png,0,p7,train,1", "pics/8.png,maybe,p8,valid,1", "pics/9.png,1,p9,valid,1",
+        "pics/10.png,0,p10,valid,1", "pics/gone.png,1,p11,valid,1", "pics/lost.png,x,p3,train,1",
+        "pics/11.png,1,p11,nowhere,1",
+    )  # fmt: skip
+    file, pics = own(*rows), tmp_path / "own/pics"
+    (pics / "8.png").write_bytes((pics / "8.png").read_bytes()[:-200])
+    (pics / "10.png").write_bytes((pics / "1.png").read_bytes())
+    (pics / "11.png").write_bytes((pics / "2.png").read_bytes())
+    code, out, err = mura("audit", file, "--json")
+    told, where = json.loads(out), problems(json.loads(out), tmp_path / "own")
+    assert code == 2 and not told["trains"] and (told["images"], told["patients"]) == (6, 5)
+    assert len(where["label that is not 0, 1 or blank"]) == 2 and len(where["unknown split"]) == 1
+    assert sorted(where["missing"]) == ["pics/gone.png", "pics/lost.png"], "of a good row, and of a refused one"
+    assert where["truncated"] == ["pics/8.png"], "of a refused row"
+    assert where["patient in both train and valid"] == ["p2"]
+    assert sorted(where["same pixels under both labels"]) == ["pics/1.png", "pics/10.png"]
+    assert where["same pixels under two patients"] == ["pics/2.png = pics/11.png"], "of a refused row"
+    assert told["unchecked"] and not {"missing files", "doubled pixels"} & set(told["unchecked"])
+    code, out, err = mura("audit", file)
+    assert "6 images can be used, without what is refused" in out and "not checked until that is mended: " in out
+
+
+def test_what_no_table_can_be_made_of_says_what_was_not_looked_for(mura, own, tmp_path):
+    (tmp_path / "own/pics/3.png").write_bytes((tmp_path / "own/pics/2.png").read_bytes())
+    (tmp_path / "own/pics/4.png").unlink()
+    code, out, _ = mura("audit", own(header="file,label,patient,split,view"), "--json")
+    told = json.loads(out)
+    assert code == 2 and told["images"] == 0 and {"missing files", "doubled pixels"} <= set(told["unchecked"])
+    file = own(header="path,lable,patient,split,view")
+    told = json.loads(mura("audit", file, "--json")[1])
+    where = problems(told, tmp_path / "own")
+    assert "no column label" in where["CSV that cannot be read"][0] and where["missing"] == ["pics/4.png"]
+    assert where["same pixels under two patients"] == ["pics/2.png = pics/3.png"] and told["unchecked"]
+    assert "not checked until that is mended: " in mura("audit", file)[1]
+    assert not json.loads(mura("audit", own(), "--json")[1])["unchecked"]
+
+
+def test_refused_lines_of_mura_hide_nothing_else(mura, data):
+    good = json.loads(mura("audit", data, "--json")[1])["images"]
+    for spoil_it in REFUSED.values():
+        spoil_it(data)
+    files = [str(data / line.partition("/")[2]) for line in listed(data).read_text().split() if "/XR_KNEE/" not in line]
+    files = [f for f in files if f.endswith("image1.png") and os.path.isfile(f) and not os.path.islink(f)]
+    unlabelled = next(f for f in files if os.path.dirname(f) not in "".join(labels(data).read_text()))
+    os.unlink(files[-1])
+    Path(files[-2]).write_bytes(Path(files[-3]).read_bytes())
+    os.unlink(unlabelled)
+    code, out, err = mura("audit", data, "--json")
+    told, where = json.loads(out), problems(json.loads(out), data)
+    assert code == 2 and good - 25 < told["images"] < good
+    assert sorted(where["missing"]) == sorted(f.removeprefix(f"{data}/") for f in (files[-1], unlabelled))
+    assert set(where["same pixels under two patients"][0].split(" = ")) == {
+        f.removeprefix(f"{data}/") for f in files[-3:-1]
+    }
+    assert {p["problem"] for p in told["problems"] if p["training"] == "refuses"} == set(REFUSED)
+    assert "what test_image_paths.csv lists" in told["unchecked"]
+    # The line after the table has no file and no line of it: those are in the table.
+    assert err.count("/") == str(data).count("/") and len(err) < len(str(data)) + 300
+
+
+def test_a_link_that_leads_out_hides_nothing_else_of_a_folder(mura, tmp_path):
+    for k in range(12):
+        file = tmp_path / "own" / ("normal", "abnormal")[k % 2] / f"{k}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(k)).save(file)
+    (tmp_path / "secret.png").write_bytes(file.read_bytes())
+    file.unlink()
+    file.symlink_to(tmp_path / "secret.png")
+    (tmp_path / "own/normal/2.png").write_bytes(b"")
+    code, out, _ = mura("audit", tmp_path / "own", "--json")
+    told, where = json.loads(out), problems(json.loads(out), tmp_path / "own")
+    assert code == 2 and told["images"] == 10 and where["link that leads out of the data"] == ["abnormal/11.png"]
+    assert where["empty (0 bytes)"] == ["normal/2.png"]
+
+
 def test_pictures_of_two_patients_or_labels_that_are_one_are_warned_of(mura, data):
     files = sorted(data.glob("train/*/*/*_negative/image1.png"))[:2]
     sick = sorted(data.glob("train/*/*/*_positive/image1.png"))[0]
@@ -258,6 +340,31 @@ def test_one_class_is_no_fault(mura, data, tmp_path):
     pd.DataFrame(rows).to_csv(tmp_path / "p.csv", index=False)
     code, out, _ = mura("evaluate", "--predictions", tmp_path / "p.csv", "--ci", "none")
     assert code == 0 and "n/a (one class)" in out
+
+
+# ---------------------------------------------------------------- a machine that is too small
+
+SHORT = """
+import resource, sys
+from mura_fastai import cli
+from mura_fastai.data import audit
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20),) * 2)
+cli.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of memory")
+def test_a_want_of_memory_is_no_fault_of_a_file(mura, own):
+    file = own("pics/11.png,1,p11,valid,1")
+    Image.new("L", (7000, 7000), 100).save(file.parent / "pics" / "11.png")
+    command = [sys.executable, "-c", SHORT, "audit", str(file)]
+    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1
+    assert f"{file.parent}/pics/11.png: the memory is full, and nothing is known against the file" in done.stderr
+    assert "--workers" in done.stderr
+    code, out, _ = mura("audit", file)
+    assert code == 0 and "12 images can be used" in out, "nor is it kept against the file in the cache"
 
 
 # ---------------------------------------------------------------- nothing vanishes in silence

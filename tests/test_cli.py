@@ -251,12 +251,27 @@ def test_phantom_makes_one_and_says_what_is_next(mura, tmp_path):
         (["interpret", "ROOT"], "not a run"),
         (["predict", "RUN"], "no input given"),
         (["predict", "ROOT"], "no run given"),
+        (["predict", "net.pth", "ROOT"], "net.pth: a file of weights and not a run; give the run's folder"),
+        (["predict", "RUN", "net.safetensors"], "net.safetensors: a file of weights"),
+        (
+            ["predict", "WEIGHTS", "ROOT"],
+            "best.safetensors: a file of weights and not a run; give the run's folder, [RUN]",
+        ),
+        (["evaluate", "WEIGHTS"], "a file of weights and not a run; give the run's folder, [RUN]"),
+        # A folder that a file is to go into is never made: its name is wrong more often than new.
+        (["predict", "RUN", "ROOT", "-o", "absent/p.csv"], "there is no folder [HERE]/absent; make it first"),
+        (["report", "RUN", "-o", "absent/deep/r.html"], "there is no folder [HERE]/absent/deep; make it first"),
+        (["lr-find", "ROOT", "-o", "absent/lr.png"], "there is no folder [HERE]/absent; make it first"),
+        (["compare", "RUN", "RUN", "--plot", "absent/f.png"], "there is no folder [HERE]/absent; make it first"),
+        (["audit", "ROOT", "--shortcuts", "-o", "absent/s.png"], "there is no folder [HERE]/absent; make it first"),
+        (["bench", "ROOT", "--quick", "-o", "absent/b"], "there is no folder [HERE]/absent; make it first"),
     ],
 )
 def test_wrong_input_is_one_line_and_code_2(mura, run, root, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    known = {"RUN": run, "ROOT": root}
+    known = {"RUN": run, "ROOT": root, "WEIGHTS": run / "weights" / "best.safetensors"}
     code, out, err = mura(*[known.get(a, a) for a in arguments])
+    message = message.replace("[RUN]", str(run)).replace("[HERE]", str(tmp_path))
     assert (code, out) == (2, "")
     assert err.startswith("mura: ") and message in err and err.count("\n") == 1
     assert not list(tmp_path.iterdir()), "nothing was begun"
@@ -303,6 +318,31 @@ def test_an_error_of_the_program_itself_is_not_hidden(monkeypatch, root):
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+# PyTorch's second at the end, made long enough to be met for certain.
+LEAVES_SLOWLY = """
+import atexit, os, signal, sys, time
+def leave():
+    os.write(2, b"leaving\\n")
+    time.sleep(1)
+atexit.register(leave)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started with it switched off
+from mura_fastai import cli
+sys.argv = ["mura", "power"]
+cli.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_signal_after_the_last_line_leaves_no_traceback_and_takes_nothing_back(number, code):
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    with subprocess.Popen([sys.executable, "-c", LEAVES_SLOWLY], **pipes) as process:
+        assert process.stderr.readline() == "leaving\n"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (code, "") and "kappa" in out, "written although stdout is a pipe"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

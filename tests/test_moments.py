@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
+from fastcore.xml import to_xml
 from forked import Mura
 
 from mura_fastai.errors import InputError
@@ -28,6 +30,7 @@ from mura_fastai.results.predict import predict_images
 from mura_fastai.results.scoring import calibrate_run, evaluate_run
 from mura_fastai.results.tables import read_predictions, read_scores
 from mura_fastai.share.cards import maps_of
+from mura_fastai.share.report import losses_section
 from mura_fastai.share.report_facts import read_facts
 from mura_fastai.training import beside, keeping
 from mura_fastai.training.alone import OWNER, alone, refuse_busy, trained_by
@@ -159,6 +162,26 @@ def test_heat_maps_are_of_the_weights_that_predicted(own):
         maps_of(facts.interp.preds[:1], {None: facts.interp.moment})
 
 
+@pytest.mark.parametrize("folds", [None, 2])
+def test_heat_maps_of_several_runs_are_of_the_weights_that_predicted(own, tmp_path, folds):
+    "The former ones made the predictions that are shown; one of the runs is trained anew meanwhile."
+    evaluate_run(own, ci=None)
+    names, seeds = (["seed0", "seed1"], [0, 1]) if folds is None else (["fold0-seed0", "fold1-seed0"], [0])
+    for name in names:
+        shutil.copytree(own, tmp_path / "several" / name)
+        if folds:  # each fold reports on its own rows
+            file, k = tmp_path / "several" / name / "predictions.csv", names.index(name)
+            table = pd.read_csv(file)
+            table[table.patient.isin(sorted(set(table.patient))[k::2])].to_csv(file, index=False)
+    plan = dict(format=1, folds=folds, seeds=seeds)
+    (tmp_path / "several" / "repeats.yaml").write_text(yaml.safe_dump(plan))
+    assert "No heat maps" not in to_xml(losses_section(read_facts(tmp_path / "several", "run"), 2, True, 4))
+    facts = read_facts(tmp_path / "several", "run")
+    better(tmp_path / "several" / names[0])
+    text = to_xml(losses_section(facts, 2, True, 4))
+    assert "No heat maps: " in text and "give the command again" in text
+
+
 def test_kept_files_and_other_weights_are_never_mixed(own):
     now = Moment(own)
     assert now.predictions() is not None
@@ -186,6 +209,22 @@ def test_a_run_in_training_is_read_at_once_and_told_so(own, capsys):
             load_run(own)
         other.kill()
     assert trained_by(own) is None, "the dead do not train, whatever they left"
+
+
+def test_a_choice_for_a_run_in_training_is_made_and_said_to_pass(own, mura):
+    code = "import sys; from mura_fastai.training.alone import alone\n"
+    code += "with alone(sys.argv[1]): print(flush=True); sys.stdin.read()"
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code, own], **pipes) as other:
+        other.stdout.readline()
+        for how in (["--least", 1], ["--threshold", 0.4]):
+            code, out, err = mura("calibrate", own, *how)
+            first = err.splitlines()[0]
+            assert code == 0 and out and read_decision(own) is not None
+            assert f"another process ({other.pid} on" in first and "with its next better epoch this choice is" in first
+            assert "calibrate after its end" in first
+        other.kill()
+    assert mura("calibrate", own, "--threshold", 0.4)[2] == "", "nobody trains it now"
 
 
 @pytest.mark.parametrize("host", ["oldcontainer", socket.gethostname()])

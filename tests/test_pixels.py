@@ -351,3 +351,15 @@ def test_too_many_bad_files_stop_with_names_and_the_remedy():
     ):
         limit_bad(bad, 100, 0.05)
     limit_bad(bad, 100, 0.06)
+
+
+def test_a_damaged_tiff_that_asks_for_all_memory_is_left_out_and_stops_nothing(tmp_path):
+    "Pillow tells of it as of a want of memory, which is nobody's fault and stops a command."
+    tags = [(256, 64), (257, 64), (258, 8), (259, 5), (262, 1), (277, 1), (322, 1 << 30), (323, 1 << 30)]
+    tags += [(324, 8), (325, 100)]
+    fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    whole = b"II*\0" + struct.pack("<I", 108) + bytes(100) + struct.pack("<H", len(tags)) + fields + bytes(4)
+    (tmp_path / "a.tif").write_bytes(whole)
+    Image.fromarray(picture()).save(tmp_path / "b.png")
+    reasons = inspect_images([tmp_path / "a.tif", tmp_path / "b.png"]).reason.tolist()
+    assert reasons == ["damaged (it asks for more memory than an image needs)", ""]

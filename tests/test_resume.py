@@ -869,6 +869,12 @@ def test_an_unfinished_run_can_be_used_or_says_what_is_missing(half, images, mur
     assert code == 2 and err.count("\n") == 1
 
 
+def test_a_choice_for_an_unfinished_run_is_said_to_pass(half, mura):
+    code, out, err = mura("calibrate", half, "--threshold", 0.4)
+    assert code == 0 and out and err.count("\n") == 1 and (half / "decision.yaml").exists()
+    assert "mura resume may go on with it, and with its next better epoch this choice is taken away again" in err
+
+
 def test_what_is_no_run_stays_untouched(tmp_path):
     with pytest.raises(InputError, match="not a run"):
         resume_run(tmp_path)

@@ -233,11 +233,11 @@ def test_the_same_images_get_the_same_probability_however_they_are_named(run, ro
     if kind == "CSV":
         (own_data / "list.csv").write_text("\n".join(relative(valid.index, root)) + "\n")
     inputs = dict(files=files, folder=[own_data / "valid"], CSV=[own_data / "list.csv"], dataset=[own_data])[kind]
-    preds = predict([run], inputs, out=tmp_path / "out" / "p.csv", format="table").set_index("path")
+    preds = predict([run], inputs, out=tmp_path / "p.csv", format="table").set_index("path")
     np.testing.assert_allclose(preds.p_abnormal[files], valid, atol=1e-6)
     assert set(preds.study[files]) == set(read_predictions(run / "predictions.csv").study)
     assert preds.label.notna().all() == (kind == "dataset"), "files alone have no label"
-    assert len(read_predictions(tmp_path / "out" / "p.csv")) == len(preds)
+    assert len(read_predictions(tmp_path / "p.csv")) == len(preds)
 
 
 def test_a_bad_file_is_named_and_gets_no_probability(run, root, valid, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from mura_fastai.data.audit import audit_data
 from mura_fastai.data.gather import image_files
 from mura_fastai.data.lookalikes import group_pairs, lookalike_pairs
 from mura_fastai.data.pixels import inspect_images
@@ -137,6 +138,26 @@ def test_fracatlas_split_and_order_ignore_the_image_number(fracatlas, tmp_path):
     table.assign(image_id=table.new).drop(columns="new").to_csv(other / "dataset.csv", index=False)
     again = fracatlas_images(other)
     assert list(again.patient) == list(images.patient) and list(again.split) == list(images.split)
+
+
+def test_a_refused_flag_of_fracatlas_hides_nothing_else(fracatlas):
+    before = audit_data(fracatlas)
+    known = set(zip(before.problem, before["where"], strict=True)) - {("one class in valid: scores are n/a", "hand")}
+    lines = (fracatlas / "dataset.csv").read_text().splitlines()
+    for k, change in ((50, lambda s: s.replace(",1,", ",x,", 1)), (51, lambda s: s + ",0")):
+        at = next(n for n, line in enumerate(lines) if f"IMG{k:07d}" in line)
+        lines[at] = change(lines[at])
+    (fracatlas / "dataset.csv").write_text("\n".join(lines) + "\n")
+    cut(next(fracatlas.rglob("IMG0000050.jpg")))
+    found = audit_data(fracatlas)
+    new = {(p, os.path.basename(w)) for p, w in zip(found.problem, found["where"], strict=True) if (p, w) not in known}
+    assert known <= set(zip(found.problem, found["where"], strict=True))
+    assert "regions of one class in valid" in found.attrs["unchecked"]
+    assert {p for p, _ in new if not p.endswith("that is not 0, 1 or blank")} == {
+        "row of more or fewer cells than the header", "truncated",
+    }  # fmt: skip
+    assert ("truncated", "IMG0000050.jpg") in new and len(new) == 3
+    assert len(found.attrs["images"]) == len(before.attrs["images"]) - 2
 
 
 def test_too_many_bad_files_stop_and_max_bad_lets_them_pass(fracatlas):

@@ -53,14 +53,17 @@ def audit(
     if as_json:
         reasons = {reason: len(paths) for reason, paths in by_reason(skipped).items()}
         told = dict(data=str(data), source=found.attrs["source"], **counts, trains=refused.empty)
+        told["unchecked"] = found.attrs["unchecked"]
         shared.print_json({**told, "problems": audit_to_json(found), "reasons": reasons, "skipped": skipped})
     else:
         print(format_audit(found, data.parent if found.attrs["source"] == "csv" else data))
         if images is not None:
-            print(f"{data}: " + ", ".join(f"{n} {what}" for what, n in counts.items()) + " can be used")
+            rest = ", without what is refused" if len(refused) else ""
+            print(f"{data}: " + ", ".join(f"{n} {what}" for what, n in counts.items()) + f" can be used{rest}")
     if len(refused):
+        reasons = [f"{problem} ({n:,})" for problem, n in refused.groupby("problem", sort=False).size().items()]
         raise InputError(
-            f"{data}: mura train would refuse it, for {one_of(len(refused), 'reason')}: {name_some(refused['where'])}"
+            f"{data}: mura train would refuse it, for {one_of(len(reasons), 'reason')}: {name_some(reasons)}; mend what is listed"
         )
 
 

@@ -40,6 +40,10 @@ def bench(
     """
     with shared.quiet_import():
         from mura_fastai.bench import report, suite
+    if out:
+        from mura_fastai.files import refuse_closed
+
+        refuse_closed(report.files_of(out)[0])
     document = suite.bench(
         data, source, _names(what), _names(archs), size, bs, train_bs, rounds, images, quick,
     )  # fmt: skip

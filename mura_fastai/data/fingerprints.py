@@ -78,7 +78,9 @@ def _load(file: Path, look: bool) -> dict[bytes, dict]:
             rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
             for row in rows:  # a bad file has no thumbnail; the array holds zeros in its place
                 row["look"] = b"" if row["reason"] else row["look"]
-            return dict(zip(keys, rows, strict=True))
+            # Earlier versions took a want of memory for a damaged file, and would leave it out for good.
+            kept = zip(keys, rows, strict=True)
+            return {key: row for key, row in kept if not row["reason"].startswith("damaged (MemoryError")}
     except Exception:  # zipfile, zlib and numpy raise many types for a damaged archive; decoding again is always right
         return {}
 

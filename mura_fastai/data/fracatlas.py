@@ -9,7 +9,7 @@ from .gather import Progress, checked, existing_folder, image_files, leave_out, 
 from .lookalikes import COPY, group_pairs, lookalike_pairs
 from .pixels import limit_bad
 from .studies import finish_images, patient_split
-from .tables import parse_labels, read_table
+from .tables import Without, parse_labels, read_table
 
 FRACATLAS_REGIONS = ("hand", "leg", "hip", "shoulder")
 _FOLDERS = {"Non_fractured": 0, "Fractured": 1}
@@ -34,6 +34,7 @@ def fracatlas_images(
     tune_pct: float = 0.1,  # share of the remaining ones on which epochs and thresholds are chosen
     seed: int = 0,  # another seed, another split
     progress: Progress = None,  # called with (done, all) while files are decoded
+    without: Without = None,  # files, and lines of dataset.csv, to pass over
 ) -> pd.DataFrame:  # the images table, with FracAtlas's flags, `width` and `height` as further columns
     """FracAtlas (doi:10.1038/s41597-023-02432-4) in its own layout.
 
@@ -45,10 +46,10 @@ def fracatlas_images(
     root = existing_folder(root)
     csv = root / "dataset.csv"
     flags = (*FRACATLAS_REGIONS, "mixed", "fractured", *PASSED_ON)
-    table = read_table(csv, ("image_id", *flags))
+    table = read_table(csv, ("image_id", *flags), without)
     for flag in flags:
         table[flag] = parse_labels(table, flag, csv)
-    files, skipped = image_files(root / "images")
+    files, skipped = image_files(root / "images", without)
     on_disk = pd.DataFrame({"path": files, "image_id": [os.path.basename(f) for f in files]}, dtype="str")
     on_disk["folder"] = [_FOLDERS.get(Path(f).parent.name) for f in files]
     rows = on_disk.merge(table.drop_duplicates("image_id"), on="image_id", how="left")

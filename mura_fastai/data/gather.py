@@ -9,6 +9,7 @@ import pandas as pd
 
 from ..errors import InputError
 from .pixels import SUFFIXES, inspect_images, limit_bad
+from .tables import Without
 
 # Never opened, and not passed over in silence either: somebody takes them for part of the data.
 OTHER_PICTURES = (".gif", ".webp", ".heic", ".heif", ".avif", ".jp2", ".dcm", ".dicom")
@@ -31,6 +32,7 @@ def is_inside(path: str, real_root: str) -> bool:
 
 def image_files(
     root: Path,  # a folder
+    without: Without = None,  # files to pass over
 ) -> tuple[list[str], list[dict]]:  # paths, sorted; and what was passed over
     "All image files below `root`. A link that leads out of it is an error before anything is opened."
     files, skipped, real_root = [], [], os.path.realpath(root)
@@ -42,6 +44,8 @@ def image_files(
         folders.sort()
         for name in sorted(folders + names):
             path = os.path.join(folder, name)
+            if without and path in without:
+                continue
             if name.startswith("._") or name == ".DS_Store":
                 skipped.append({"path": path, "reason": "macOS leftover, no image"})
             elif os.path.islink(path) and not is_inside(path, real_root):

@@ -1,8 +1,10 @@
 """One file to one grey array. Every rule about what counts as a readable image lives here and nowhere else."""
 
+import errno
 import hashlib
 import io
 import os
+import re
 import shutil
 import stat
 import sys
@@ -16,7 +18,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageFile
 
-from ..errors import BadImage, NoImages
+from ..errors import BadImage, NoImages, NoMemory
 from . import fingerprints
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow's other forty parsers never see a file
@@ -74,11 +76,15 @@ def _read_bytes(path) -> bytes:
             raise BadImage(path, f"too large ({info.st_size / 1e6:.0f} MB)")
         with open(path, "rb") as f:
             return f.read()
+    except MemoryError:
+        raise NoMemory(path) from None
     except (FileNotFoundError, NotADirectoryError):
         raise BadImage(path, "missing") from None
     except PermissionError:
         raise BadImage(path, "no permission to read it") from None
     except (OSError, ValueError) as e:  # ValueError: a null byte in the name
+        if getattr(e, "errno", None) == errno.ENOMEM:
+            raise NoMemory(path) from None
         raise (e if isinstance(e, BadImage) else BadImage(path, f"cannot be read ({e})")) from None
 
 
@@ -154,7 +160,26 @@ def decode_grey(
     path: str | Path,  # the file's name, for messages alone: nothing is opened
     formats: tuple = FORMATS,  # Pillow's names of those that are let in
 ) -> tuple[np.ndarray, str]:  # uint8, height x width; the mode that the file had, such as "RGB" or "I;16 turned"
-    "`read_grey` of bytes in memory, by the same rules. Raises `BadImage`."
+    "`read_grey` of bytes in memory, by the same rules. Raises `BadImage`, and `NoMemory`: no fault of the file."
+    for _ in range(2):  # the second time other threads may have given back what was lacking
+        try:
+            return _grey_of(data, path, formats)
+        except NoMemory:
+            if not _has_room():
+                raise
+    raise BadImage(path, "damaged (it asks for more memory than an image needs)")
+
+
+def _has_room() -> bool:
+    "Whether there is memory for the largest image. A damaged TIFF, too, is told of as too little of it."
+    try:
+        np.empty(4 * MAX_PIXELS, np.uint8)
+    except MemoryError:
+        return False
+    return True
+
+
+def _grey_of(data: bytes, path, formats: tuple) -> tuple[np.ndarray, str]:
     if not data:
         raise BadImage(path, "empty (0 bytes)")
     if data.startswith(_PNG_MAGIC):
@@ -171,16 +196,19 @@ def decode_grey(
             im.load()
             grey = _to_grey(path, im)
             turn = _TURN.get(im.getexif().get(0x0112))
+        if turn is not None:
+            grey, mode = Image.fromarray(np.asarray(grey)).transpose(turn), f"{mode} turned"
+        return np.array(grey), mode
     except BadImage:
         raise
     except Image.UnidentifiedImageError:
         raise BadImage(path, _stranger(data, formats)) from None
     except Exception as e:  # Pillow's parsers raise a dozen types (struct.error, SyntaxError, ...) for a broken file
+        # What Pillow's decoders in C say of a want of memory is a number, or its name.
+        if isinstance(e, MemoryError) or re.search("error -9|out of memory", str(e)):
+            raise NoMemory(path) from None
         reason = "truncated" if "truncated" in str(e) else f"damaged ({type(e).__name__}: {e})"
         raise BadImage(path, reason) from None
-    if turn is not None:
-        grey, mode = Image.fromarray(np.asarray(grey)).transpose(turn), f"{mode} turned"
-    return np.array(grey), mode
 
 
 def read_grey(
@@ -190,7 +218,7 @@ def read_grey(
 
     Raises `BadImage` for what cannot be used whole: missing, empty, truncated or damaged files (also where another
     library has told Pillow to be lenient), other formats, several frames, float pixels, a side under 32 px, more
-    than 50 megapixels.
+    than 50 megapixels. `NoMemory` where this machine has none left.
     """
     return _decode(path)[0]
 

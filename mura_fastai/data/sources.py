@@ -23,7 +23,7 @@ from .gather import (
 )
 from .pixels import check_images, limit_bad
 from .studies import finish_images, mura_images, patient_split, refuse_leaks, tune_split
-from .tables import parse_labels, read_table
+from .tables import Without, parse_labels, read_table
 
 # Folder names (in small letters, "-" and " " as "_") and the label they stand for.
 LABEL_FOLDERS = {
@@ -137,6 +137,7 @@ def folder_images(
     seed: int = 0,  # another seed, another split
     allow_leaks: bool = False,  # go on although a patient is in both train and valid
     progress: Progress = None,  # called with (done, all) while files are decoded
+    without: Without = None,  # files to pass over
 ) -> pd.DataFrame:  # the images table
     """A tree of folders called normal and abnormal (or one of `LABEL_FOLDERS`, or 0 and 1), in capitals or not.
 
@@ -148,7 +149,7 @@ def folder_images(
     that leads out of `root`, and for a patient in both train and valid.
     """
     root = existing_folder(root)
-    files, skipped = image_files(root)
+    files, skipped = image_files(root, without)
     rows = pd.DataFrame([{"path": f, **_read_folders(os.path.relpath(f, root))} for f in files])
     if rows.empty or rows.label.isna().all():
         raise InputError(f"{root}: no images in folders called {', '.join(LABEL_FOLDERS)}, 0 or 1; rename the folders")
@@ -164,6 +165,7 @@ def csv_images(
     seed: int = 0,  # another seed, another split
     allow_leaks: bool = False,  # go on although a patient is in both train and valid
     progress: Progress = None,  # called with (done, all) while files are decoded
+    without: Without = None,  # lines to pass over
 ) -> pd.DataFrame:  # the images table; further columns pass through as text
     """A table of one's own: `path` relative to the CSV's folder and inside it, `label` 0, 1 or blank.
 
@@ -171,7 +173,7 @@ def csv_images(
     that cannot be read, a label that is none, an unknown split, a path that leads out of the CSV's folder.
     """
     file = Path(file).expanduser().absolute()
-    table = read_table(file, ("path", "label"))
+    table = read_table(file, ("path", "label"), without)
     rows = table.assign(label=parse_labels(table, "label", file), _own=table.path.str.rsplit(".", n=1).str[0])
     for column, blank in (("split", ""), ("region", "all"), ("patient", ""), ("study", "")):
         rows[column] = rows[column].replace("", blank) if column in rows else blank
@@ -242,9 +244,9 @@ def find_source(
     )
 
 
-def _mura_checked(path, max_bad, tune_pct, seed, allow_leaks, progress, check) -> pd.DataFrame:
+def _mura_checked(path, max_bad, tune_pct, seed, allow_leaks, progress, check, without) -> pd.DataFrame:
     "MURA's table without the files that cannot be read. A study that loses some views keeps the rest."
-    images = mura_images(path, tune_pct=tune_pct, seed=seed, allow_leaks=allow_leaks)
+    images = mura_images(path, tune_pct=tune_pct, seed=seed, allow_leaks=allow_leaks, without=without)
     skipped = list(images.attrs["skipped"])
     missing = [s for s in skipped if s["reason"] == "missing"]
     found = check(images) if check else check_images(images.path, progress=progress)
@@ -269,6 +271,7 @@ def read_images(
     progress: Progress = None,  # called with (done, all) while files are decoded, e.g. `pixels.stderr_bar("checking")`
     decode: bool = True,  # False opens none of MURA's files: its CSVs say all; the other sources need the pixels
     check: Callable[[pd.DataFrame], list[dict]] | None = None,  # names MURA's bad files instead, as a store knows them
+    without: Without = None,  # files, and lines of tables, to pass over: what an audit has refused
 ) -> pd.DataFrame:  # the images table, every file of it decoded once; `attrs["skipped"]` names the others
     "The one door to data: find the source, read its table, decode its files, leave out and name what cannot be used."
     if not 0 <= max_bad <= 1:
@@ -276,9 +279,9 @@ def read_images(
     source = source or find_source(path)
     if source not in SOURCES:
         raise InputError(f"unknown source {source!r}; the known ones are {', '.join(SOURCES)}")
-    options = dict(max_bad=max_bad, tune_pct=tune_pct, seed=seed, progress=progress)
+    options = dict(max_bad=max_bad, tune_pct=tune_pct, seed=seed, progress=progress, without=without)
     if source == "mura" and not decode:
-        return mura_images(path, tune_pct=tune_pct, seed=seed, allow_leaks=allow_leaks)
+        return mura_images(path, tune_pct=tune_pct, seed=seed, allow_leaks=allow_leaks, without=without)
     if source == "mura":
         return _mura_checked(path, allow_leaks=allow_leaks, check=check, **options)
     if source == "fracatlas":  # its patients are look-alike groups and it has no split of its own: nothing can leak

@@ -44,8 +44,11 @@ _PATH = re.compile(
 )
 
 
-def _read_lines(file: Path) -> list[str]:
-    "The lines of one of MURA's CSVs; empty ones stay, so that the index is the line number."
+def _read_lines(file: Path, without: dict | None = None) -> list[str]:
+    "The lines of one of MURA's CSVs; empty ones stay, so that the index is the line number. See `mura_images`."
+    out = (without or {}).get(str(file), ())
+    if out is None:
+        return []
     try:
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -54,7 +57,7 @@ def _read_lines(file: Path) -> list[str]:
         raise InputError(f"{file}: cannot be read as UTF-8 text ({e}); take it anew from the archive") from None
     if not text.strip():
         raise InputError(f"{file}: empty; take it anew from the archive")
-    return [line.strip() for line in text.splitlines()]
+    return ["" if n in out else line.strip() for n, line in enumerate(text.splitlines(), 1)]
 
 
 def _parse_paths(file: Path, split: str, paths: list[str]) -> pd.DataFrame:
@@ -87,16 +90,18 @@ def _study_key(parts: pd.DataFrame) -> pd.Series:
     return parts.region + "/" + parts.patient + "/" + parts.study
 
 # %% ../../nbs/00_data.studies.ipynb #3f653a90
-def _read_labels(root: Path, split: str) -> pd.Series:
+def _read_labels(root: Path, split: str, without: dict | None = None) -> pd.Series:
     "Labels (0/1) by study key, from `{split}_labeled_studies.csv`."
     file = root / f"{split}_labeled_studies.csv"
-    fields = [line.rsplit(",", 1) if line else ["", ""] for line in _read_lines(file)]
+    fields = [line.rsplit(",", 1) if line else ["", ""] for line in _read_lines(file, without)]
     wrong = [i for i, f in enumerate(fields, 1) if len(f) != 2 or (f[0] and f[1].strip() not in ("0", "1"))]
     if wrong:
         raise InputError(
             f"{file}, line {wrong[0]}: expected STUDY_PATH,0 or STUDY_PATH,1{_and_more(len(wrong))}; correct the line"
         )
     parts = _parse_paths(file, split, [f[0] for f in fields])
+    if parts.empty:
+        return pd.Series(dtype="int64")
     label = parts.line.map({i: f[1] for i, f in enumerate(fields, 1)}).str.strip().astype("int64")
     told = parts.sign.map({"positive": 1, "negative": 0})
     conflict = told.notna() & (told != label)
@@ -113,10 +118,10 @@ def _read_labels(root: Path, split: str) -> pd.Series:
     return labels["min"]
 
 # %% ../../nbs/00_data.studies.ipynb #20fdca24
-def _read_split(root: Path, split: str) -> tuple[pd.DataFrame, list[dict]]:
+def _read_split(root: Path, split: str, without: dict | None = None) -> tuple[pd.DataFrame, list[dict]]:
     "The rows of one official split, and what was left out of them."
     file = root / f"{split}_image_paths.csv"
-    parts = _parse_paths(file, split, _read_lines(file))
+    parts = _parse_paths(file, split, _read_lines(file, without))
     junk = parts.file.fillna("").str.startswith("._") | (parts.file == ".DS_Store")
     skipped = [{"path": str(root / p), "reason": "macOS leftover, no image"} for p in parts.inner[junk]]
     parts = parts[~junk]
@@ -126,7 +131,9 @@ def _read_split(root: Path, split: str) -> tuple[pd.DataFrame, list[dict]]:
     if parts.file.isna().any():
         line = parts.line[parts.file.isna()].iloc[0]
         raise InputError(f"{file}, line {line}: a study, not an image; the file lists one image a line")
-    study, labels = _study_key(parts), _read_labels(root, split) if split != "test" else pd.Series(dtype="int64")
+    study, labels = _study_key(parts), pd.Series(dtype="int64")
+    if split != "test":
+        labels = _read_labels(root, split, without)
     label = study.map(labels)
     if split != "test" and label.isna().any():
         lost = study[label.isna()].iloc[0]
@@ -225,6 +232,7 @@ def mura_images(
     tune_pct: float = 0.1,  # share of train's studies set aside as `tune`
     seed: int = 0,  # another seed, another `tune`
     allow_leaks: bool = False,  # go on although a patient is in both train and valid
+    without: dict[str, set[int] | None] | None = None,  # CSV -> numbers of lines to pass over; None: all of them
 ) -> pd.DataFrame:  # the images table: `path, split, region, patient, study, view, label`
     """Read MURA's four CSVs and check them against each other.
 
@@ -237,7 +245,7 @@ def mura_images(
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the folder that holds train_image_paths.csv")
     splits = ["train", "valid"] + (["test"] if (root / "test_image_paths.csv").exists() else [])
-    rows, skipped = zip(*(_read_split(root, s) for s in splits), strict=True)
+    rows, skipped = zip(*(_read_split(root, s, without) for s in splits), strict=True)
     images, skipped = pd.concat(rows, ignore_index=True), sum(skipped, [])
     if not allow_leaks:
         refuse_leaks(images, f"{root}: ", "correct the CSVs")

@@ -8,10 +8,15 @@ import pandas as pd
 
 from ..errors import InputError
 
+# What a reader passes over as if it were not there, so that an audit sees the rest: file -> numbers of lines; None for
+# the file as a whole.
+Without = dict[str, set[int] | None] | None
+
 
 def read_table(
     file: str | Path,  # a CSV with a header; a byte-order mark is accepted
     required: tuple[str, ...],  # columns that must be there
+    without: Without = None,  # lines of it to pass over
 ) -> pd.DataFrame:  # all cells as stripped text, and `_line`, the line each row ends on
     "Read a CSV, or raise `InputError` for a missing, empty, badly encoded, ragged or badly quoted one."
     file = Path(file)
@@ -25,10 +30,10 @@ def read_table(
         line = e.object[: e.start].count(b"\n") + 1
         raise InputError(f"{file}, line {line}: not UTF-8; save the table anew as UTF-8") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows, lines = [], []
+    rows, lines, out = [], [], (without or {}).get(str(file)) or ()
     try:
         for row in reader:
-            if row:
+            if row and reader.line_num not in out:
                 rows.append([cell.strip() for cell in row])
                 lines.append(reader.line_num)
     except csv.Error as e:

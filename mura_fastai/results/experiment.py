@@ -48,7 +48,7 @@ from mura_fastai.training.repeats import (
     train_repeats,
 )
 from mura_fastai.training.resume import refuse_edited, resume_run
-from mura_fastai.training.runs import FORM, read_settings, train_run
+from mura_fastai.training.runs import FORM, read_settings, refuse_weights, train_run
 from mura_fastai.training.tables import lost_data
 from mura_fastai.training.within import refuse_no_run
 
@@ -278,6 +278,8 @@ def predict(
     the decision, both as the runs decide (see `decide_together`). In the competition's format `out` has a row a study
     of the input, in its order; those without a readable image are left out and named in `attrs["undecided"]`.
     """
+    for given in inputs:
+        refuse_weights(given)
     if not runs:
         raise InputError("no run given; a run's folder holds settings.yaml (mura train makes one)")
     if out is not None:

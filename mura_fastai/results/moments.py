@@ -41,7 +41,9 @@ class Moment:
             return
         who = trained_by(run)
         if not who:
-            _say_interrupted(self.run)
+            if n := how_far(run):  # it is scored all the same: that is to be known
+                more = f"to go on: mura resume {run}"
+                print(f"{run}: interrupted after {n}; this is of the best so far; {more}", file=sys.stderr)
             return
         print(f"{run}: {who} is training it; this is of the best of its epochs so far", file=sys.stderr)
         while self.loaded is None:
@@ -158,16 +160,17 @@ class Moment:
         return kept if self.lasts() else None
 
 
-def _say_interrupted(run: Path):
-    "What nobody trains and is not trained to its end is scored all the same: that is to be known."
+def how_far(
+    run: str | Path,  # a run's folder, which nobody trains now
+) -> str:  # such as "3 of 10 epochs"
+    "How far a run was trained that was interrupted; empty for one that is trained to its end."
     try:
         told = read_told(run)
     except InputError:  # who goes on is told; its weights are whole or not all the same
-        return
-    if told is not None and not told["done"]:
-        asked = told["settings"]["epochs"] + told["settings"]["freeze_epochs"]
-        n = f"{len(told['rows'])} of {one_of(asked, 'epoch')}"
-        print(f"{run}: interrupted after {n}; this is of the best so far; to go on: mura resume {run}", file=sys.stderr)
+        return ""
+    if told is None or told["done"]:
+        return ""
+    return f"{len(told['rows'])} of {one_of(told['settings']['epochs'] + told['settings']['freeze_epochs'], 'epoch')}"
 
 
 def _decoded(settings: dict, own: pd.DataFrame, images: pd.DataFrame) -> Store | None:

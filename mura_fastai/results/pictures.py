@@ -8,6 +8,7 @@ import numpy as np
 from ..data.pixels import read_grey
 from ..data.studies import LABEL_NAMES
 from ..errors import BadImage, InputError
+from ..files import refuse_closed
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F")
@@ -92,11 +93,12 @@ def picture_page(
 def check_picture(
     file: str | Path,  # to be drawn
 ):
-    "Raise `InputError` for a name that ends in no kind of picture."
+    "Raise `InputError` for a name that ends in no kind of picture, and as `refuse_closed`."
     from matplotlib.figure import Figure
 
     if Path(file).suffix.lower()[1:] not in Figure().canvas.get_supported_filetypes():
         raise InputError(f"{file}: no kind of picture; end the name with .png, .pdf or .svg")
+    refuse_closed(file)
 
 
 def plain_text(

@@ -11,7 +11,7 @@ from mura_fastai.errors import InputError
 from mura_fastai.files import write_text
 from mura_fastai.results.calibrate import Decision, choose_decision, write_decision
 from mura_fastai.results.metrics import always_normal, check_interval, region_baseline, score, scores_to_json
-from mura_fastai.results.moments import Moment
+from mura_fastai.results.moments import Moment, how_far
 from mura_fastai.results.tables import scores_document
 from mura_fastai.text import one_of
 from mura_fastai.training.alone import trained_by
@@ -62,19 +62,28 @@ def calibrate_run(
     "`mura calibrate`: choose anew, on the run's tune rows, how it decides; every later command decides so."
     if read_settings(run).get("views") and pool == "noisy-or":
         raise InputError(f"{run}: its network pools the views by itself, and noisy-or would count them anew; leave it")
-    if threshold is None:
-        now = Moment(run)
-        decision = choose_decision(now.predictions(split="tune"), by, per_region, temperature, pool, least)
-        if not now.keep(lambda: write_decision(decision, run)):
-            raise InputError(f"{run}: better weights were put there meanwhile; choose for these (the same command)")
-        return decision
-    if by != "kappa" or per_region:
+    if threshold is not None and (by != "kappa" or per_region):
         raise InputError("a threshold is given, and a way to choose one: leave one of them out")
-    decision = Decision(threshold, pool=pool)
-    if who := trained_by(run):
-        print(f"{run}: {who} is training it; this goes with the next epoch that it keeps", file=sys.stderr)
-    write_decision(decision, run)
+    decision, passing = None if threshold is None else Decision(threshold, pool=pool), _passing(run)
+    if passing:
+        print(passing, file=sys.stderr)
+    if decision is not None:
+        write_decision(decision, run)
+        return decision
+    now = Moment(run)
+    decision = choose_decision(now.predictions(split="tune"), by, per_region, temperature, pool, least)
+    if not now.keep(lambda: write_decision(decision, run)):
+        remedy = "calibrate after the training's end" if passing else "choose for these (the same command)"
+        raise InputError(f"{run}: better weights were put there meanwhile, and this choice was not kept; {remedy}")
     return decision
+
+
+def _passing(run: str | Path) -> str:
+    "Why a choice will not last: it is of weights that a training replaces, and goes with them. Empty where it will."
+    goes = "with its next better epoch this choice is taken away again"
+    if who := trained_by(run):
+        return f"{run}: {who} is training it, and {goes}; calibrate after its end for one that stays"
+    return f"{run}: mura resume may go on with it, and {goes}" if how_far(run) else ""
 
 
 def evaluate_run(

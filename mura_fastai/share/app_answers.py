@@ -173,6 +173,8 @@ class LoadedRun:
             grey, mode = decode_grey(sent.data, sent.name, FORMATS)
         except BadImage as e:
             return e
+        except MemoryError:
+            return BadImage(sent.name, "this machine's memory is full; send fewer files, or smaller ones")
         size, notes = self.settings["size"], []
         if mode.startswith(("RGB", "P", "CMYK")) and _is_coloured(sent.data):
             notes.append("a colour picture; radiographs are grey, and the network is fed its grey values alone")

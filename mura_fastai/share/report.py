@@ -9,7 +9,7 @@ from fastcore.xml import FT, H1, P, Strong
 from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.traits import traits
 from mura_fastai.errors import InputError
-from mura_fastai.files import write_text
+from mura_fastai.files import refuse_closed, write_text
 from mura_fastai.results.shortcuts import followed, shortcuts
 from mura_fastai.share import cards, charts, report_parts, report_scores
 from mura_fastai.share.look import document
@@ -54,9 +54,11 @@ def _place(runs: list, out) -> Path:
         raise InputError("no run given; a run's folder holds settings.yaml (mura train makes one)")
     if out is None and len(runs) > 1:
         raise InputError("several runs: say where their report goes (-o FILE.html)")
-    out = Path(runs[0]) / "report.html" if out is None else Path(out)
+    given, out = out is not None, Path(runs[0]) / "report.html" if out is None else Path(out)
     if out.is_dir() or out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"{out}: give the report a name that ends in .html (-o FILE.html)")
+    if given:  # else it is the run that is missing, and named by who reads it
+        refuse_closed(out)
     return out
 
 
@@ -190,9 +192,8 @@ def losses_section(
         "labels are wrong themselves; some findings cannot be seen on the views that there are."
     )
     if pixels and facts.there:
-        runs = {None: facts.interp.moment or facts.run} if not facts.plan else dict(enumerate(facts.subs))
-        if facts.plan and not facts.plan.get("folds"):
-            runs = {None: facts.subs[0]}
+        # What is drawn is of the first seed, all its folds.
+        runs = dict(enumerate(facts.moments)) if facts.plan and facts.plan.get("folds") else {None: facts.moments[0]}
         shown, fault = cards.cards(rows, facts.interp.preds, runs, facts.key)
         maps = P(
             "Heat maps (HiResCAM): colour where the network found evidence for abnormal, on one scale for all views of "

@@ -36,6 +36,7 @@ class Facts:
     settings: dict  # of the run, or of the first of several
     plan: dict | None  # repeats.yaml, where there are several
     subs: list  # folders of the runs that were trained: itself, or several
+    moments: list  # of each of them: heat maps are of the weights that predicted, or there are none
     images: pd.DataFrame  # the images table
     skipped: pd.DataFrame | None  # path, reason; None where it is not known
     preds: pd.DataFrame  # of the valid rows
@@ -153,19 +154,19 @@ def read_facts(
         refuse_unfinished(run)
     subs = sub_runs(run) if plan else [run]
     settings, tables = read_settings(subs[0]), [own_images(one, read_settings(one).get("data")) for one in subs]
+    moments = [Moment(one) for one in subs]  # before their predictions are read
     skipped = [_read_skipped(one / "skipped.csv") for one in subs]
     skipped = None if any(told is None for told in skipped) else pd.concat(skipped).drop_duplicates(ignore_index=True)
     read = _several if plan else _single
-    preds, decision, scores, interp = read(run, subs)
+    preds, decision, scores, interp = read(run, moments[0])
     facts = Facts(
-        name, run, key, settings, plan, subs, tables[0], skipped, preds, decision, scores, interp,
+        name, run, key, settings, plan, subs, moments, tables[0], skipped, preds, decision, scores, interp,
     )  # fmt: skip
     facts.hidden = _hidden(facts)
     return facts
 
 
-def _single(run: Path, subs: list[Path]):
-    now = Moment(run)
+def _single(run: Path, now: Moment):
     preds, decision = now.predictions(), now.decision()
     interp = MuraInterpretation(preds, decision=decision, run=now, learn=now.loaded)
     scores = score(preds, decision=decision)
@@ -174,7 +175,7 @@ def _single(run: Path, subs: list[Path]):
     return preds, decision, scores, interp
 
 
-def _several(run: Path, subs: list[Path]):
+def _several(run: Path, now: Moment):
     "Scores of all of them together; what is drawn is of the first seed, whose folds cover every study once."
     tables, views = repeats_of(run, decided_studies), repeats_of(run, _calibrated)[0]
     scores = score_repeats(tables)
@@ -185,7 +186,7 @@ def _several(run: Path, subs: list[Path]):
     # Each training decides in its own way; the interpretation by itself would know one way only, and draws no threshold
     # where regions have their own.
     apart = Decision(regions={"each training": {}})
-    interp = MuraInterpretation(views, decision=apart, run=subs[0])
+    interp = MuraInterpretation(views, decision=apart, run=now)
     first = tables[0].rename(columns={"abnormal": "predicted"}).astype({"label": "Int64"})
     interp.studies = first.assign(loss=cross_entropy(first["label"], first["p_abnormal"])).reset_index(drop=True)
     return out_of_fold(run), None, scores, interp

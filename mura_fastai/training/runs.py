@@ -35,6 +35,7 @@ from mura_fastai.training.tables import own_images
 FORMAT = 1  # of the run folder; a later version of the package reads every earlier one
 LEARNING_RATES = {"own": 2e-3, "scratch": 1e-3, "pretrained": 1e-3}  # highest of the one-cycle schedule
 _RUN = ("settings.yaml", "images.csv", "skipped.csv")  # what is written before anything is learned
+_WEIGHTS = (".safetensors", ".pth", ".pt", ".pkl", ".ckpt", ".bin")  # how files of them are called
 _NEEDED = ("format", "arch", "size", "epochs", "bs", "seed")  # what reading a run rests on
 
 
@@ -184,6 +185,20 @@ def load_run(
     return learn
 
 
+def refuse_weights(
+    path: str | Path,  # what was given for a run, or for an image
+):
+    "Raise `InputError` for a file of weights, by its name: that says nothing of the network, its images, its decision."
+    path = Path(path)
+    if path.suffix.lower() not in _WEIGHTS or path.is_dir():
+        return
+    home = next((f for f in path.absolute().parents[:2] if (f / "settings.yaml").exists()), None)
+    remedy = f"give the run's folder, {home}"
+    if home is None:
+        remedy = "give the run's folder, which holds settings.yaml; to train from these: mura train DATA --weights FILE"
+    raise InputError(f"{path}: a file of weights and not a run; {remedy}")
+
+
 def read_settings(
     run: str | Path,  # a run's folder
 ) -> dict:
@@ -193,6 +208,7 @@ def read_settings(
     file = Path(run) / "settings.yaml"
     if not file.exists() and (Path(run) / "repeats.yaml").exists():
         raise InputError(f"{run}: holds the runs of several folds or seeds; name one of the folders in it")
+    refuse_weights(run)
     if not file.exists():
         raise InputError(f"{run}: {_why_no_run(Path(run))}")
     refuse_links(run)  # before anything is read through one
