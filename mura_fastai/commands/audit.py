@@ -62,9 +62,8 @@ def audit(
             print(f"{data}: " + ", ".join(f"{n} {what}" for what, n in counts.items()) + f" can be used{rest}")
     if len(refused):
         reasons = [f"{problem} ({n:,})" for problem, n in refused.groupby("problem", sort=False).size().items()]
-        raise InputError(
-            f"{data}: mura train would refuse it, for {one_of(len(reasons), 'reason')}: {name_some(reasons)}; mend what is listed"
-        )
+        told = f"for {one_of(len(reasons), 'reason')}: {name_some(reasons)}; mend what is listed"
+        raise InputError(f"{data}: mura train would refuse it, {told}")
 
 
 def _shortcuts(data, source, split_seed, n_boot, seed, out, as_json):
