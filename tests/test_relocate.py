@@ -540,9 +540,11 @@ def test_a_night_on_a_notebook_that_disconnects(root, tmp_path):
     try:
         assert mura("train", first, *options, "--out", whole)[0] == 0
         process = mura.start("train", first, *options, "--out", run).until((run / "history.csv").exists)
+        process.kill(signal.SIGSTOP)  # its epochs may be over before another command has begun
         code, out, err = mura("relocate", run, first)
         assert code == 2 and "is training there; wait for it to end" in err
-        assert process.kill(signal.SIGTERM).end()[0] == 143
+        process.kill(signal.SIGTERM)
+        assert process.kill(signal.SIGCONT).end()[0] == 143
         unpack(first, second)
         shutil.rmtree(first)
         refused(mura("resume", run), f"its data is not at {first}", "mura relocate")
