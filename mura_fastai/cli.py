@@ -71,8 +71,12 @@ for command in (
 
 def main():
     "The console command."
+    done = False
     try:
         with exit_codes():
             app()
+    except SystemExit as e:
+        done = not e.code
+        raise
     finally:
-        leave_quietly()
+        leave_quietly(done)

@@ -90,16 +90,19 @@ def _end_on_signals():
             signal.signal(number, stop)
 
 
-def leave_quietly():
-    """Once the work is done and told, Ctrl-C asks for nothing any more: the process is about to end.
+def leave_quietly(
+    done: bool,  # the work is done and told: Ctrl-C asks for nothing any more
+):
+    """Have no signal leave a traceback behind what was said: PyTorch takes a second to be cleared away.
 
-    PyTorch takes a second to be cleared away, and a signal that met it there left its traceback behind the results. A
-    SIGTERM, or a lost terminal, ends the process there and then."""
+    SIGTERM, a lost terminal, and where the work was not done Ctrl-C too, end the process there and then: a thread that
+    it waits for may be reading from a disk that does not answer."""
     with suppress(OSError, ValueError):  # nobody reads on, or the stream is closed
         sys.stdout.flush()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:
+        if done and number == signal.SIGINT:
+            signal.signal(number, signal.SIG_IGN)
+        elif signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from mura_fastai.confined import refuse_outside
 from mura_fastai.data.audit import audit_data
+from mura_fastai.data.fracatlas import FRACATLAS_REGIONS, PASSED_ON
 from mura_fastai.data.reading import read_data
 from mura_fastai.errors import InputError
 
@@ -854,3 +855,21 @@ def test_what_is_kept_of_old_runs_is_small_and_names_no_machine():
     assert sum(f.stat().st_size for f in files) < 150_000
     for file in files:
         assert not re.search(rb"/(home|root|tmp|work|Users)/", file.read_bytes()), file
+
+
+def test_the_audit_of_fracatlas_opens_nothing_outside_of_it(tmp_path):
+    "Rows that training refuses are looked at by the names that they give."
+    root, outside = tmp_path / "FracAtlas", tmp_path / "outside.png"
+    for i, folder in enumerate(["Fractured", "Non_fractured"] * 6):
+        (root / "images" / folder).mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(i).integers(0, 255, (64, 64), dtype=np.uint8)
+        Image.fromarray(noise).save(root / "images" / folder / f"IMG{i:07}.jpg")
+    Image.new("RGB", (64, 64)).save(outside)  # its mode would be told
+    columns = ["image_id", *FRACATLAS_REGIONS, "mixed", "fractured", *PASSED_ON]
+    rows = [dict.fromkeys(columns, 0) | dict(image_id=f"IMG{i:07}.jpg", hand=1, fractured=1 - i % 2) for i in range(12)]
+    for name in (str(outside), "../../outside.png"):
+        rows.append(dict.fromkeys(columns, 0) | dict(image_id=name, hand="x", fractured=1))
+    pd.DataFrame(rows, columns=columns).to_csv(root / "dataset.csv", index=False)
+    found = audit_data(root, "fracatlas")
+    assert (found.problem == "hand that is not 0, 1 or blank").any()
+    assert not found.problem.str.contains("colour").any()

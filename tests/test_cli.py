@@ -346,6 +346,18 @@ def test_a_signal_after_the_last_line_leaves_no_traceback_and_takes_nothing_back
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_ends_at_once_what_failed_and_is_slow_to_leave():
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    failing = LEAVES_SLOWLY.replace('"power"', '"evaluate", "no-such-run"').replace("sleep(1)", "sleep(60)")
+    with subprocess.Popen([sys.executable, "-c", failing], **pipes) as process:
+        while process.stderr.readline() != "leaving\n":
+            pass
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (-signal.SIGINT, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_it_and_leaves_nothing_half_made(tmp_path, number, code):
     arguments = ["phantom", str(tmp_path / "p"), "--studies", "5000"]
@@ -417,6 +429,14 @@ def test_the_demo_runs_from_phantom_to_picture_and_overwrites_none(mura, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["settings.yaml", "repeats.yaml"])
+def test_a_demo_does_not_move_into_the_folder_of_a_run(mura, tmp_path, name):
+    (tmp_path / name).write_text("format: 1\n")
+    code, _, err = mura("demo", "--out", tmp_path)
+    assert code == 2 and "holds a run of yours; choose another folder" in err
+    assert not (tmp_path / "demo.yaml").exists()
+
+
 def test_a_demo_that_was_interrupted_goes_on(tmp_path, monkeypatch, capsys):
     from mura_fastai.share import demo as module
     from mura_fastai.training.keeping import KeepState

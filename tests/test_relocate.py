@@ -530,6 +530,13 @@ def test_gone_data_is_told_of_as_gone_and_how_to_say_where_it_is(half, begun, mu
     assert lost_data(run, read_settings(run)["data"], pd.read_csv(run / "images.csv").path) is None
 
 
+def test_a_blank_path_is_no_image_that_is_gone(tmp_path):
+    here = tmp_path / "a.png"
+    here.touch()
+    assert lost_data(tmp_path, {"path": str(tmp_path)}, [float("nan"), str(here)]) is None
+    assert "1 of 1 image" in str(lost_data(tmp_path, {"path": str(tmp_path)}, [float("nan"), "/gone/b.png"]))
+
+
 @UNIX
 @pytest.mark.slow
 def test_a_night_on_a_notebook_that_disconnects(root, tmp_path):

@@ -32,7 +32,9 @@ from mura_fastai.results.repeats import (
 )
 from mura_fastai.results.scoring import evaluate_run
 from mura_fastai.results.tables import evaluate_file, read_predictions
+from mura_fastai.training.edits import difference
 from mura_fastai.training.repeats import fold_tables, is_repeats, official_splits, read_repeats, sub_runs
+from mura_fastai.training.resume import resume_run
 from mura_fastai.training.runs import load_run, read_settings, train_run
 from mura_fastai.training.state import state_file
 from mura_fastai.training.tables import read_table
@@ -256,6 +258,44 @@ def test_other_data_is_refused(own, root, tmp_path):
     (data / "train_image_paths.csv").write_text("\n".join(p for p in paths if study not in p) + "\n")
     with pytest.raises(InputError, match="begun with images"):
         train(data, own, folds=2, seeds=2, seed=3, **QUICK)
+
+
+def test_a_fold_that_learned_nothing_keeps_its_rows_where_its_csv_was_written_anew(own):
+    fold = own / NAMES[0]
+    rows = read_table(fold / "images.csv")
+    shutil.rmtree(fold / "weights")
+    (fold / "history.csv").unlink()
+    settings = yaml.safe_load((fold / "settings.yaml").read_text())
+    settings["data"]["tables"] = dict.fromkeys(settings["data"]["tables"], "of other bytes, which said the same")
+    (fold / "settings.yaml").write_text(yaml.safe_dump(settings))
+    resume_run(fold)
+    assert read_table(fold / "images.csv").equals(rows)
+
+
+def test_a_training_whose_weights_are_gone_is_not_trained_over(own, root):
+    shutil.rmtree(own / NAMES[0] / "weights")
+    kept = {f.name: f.read_bytes() for f in (own / NAMES[0]).glob("*.csv")}
+    for go_on in (
+        lambda: resume_run(own / NAMES[0]),
+        lambda: train(root, own, folds=2, seeds=2, seed=3, **QUICK),
+    ):
+        with pytest.raises(InputError, match="its weights are gone"):
+            go_on()
+    with pytest.raises(InputError, match="best.safetensors: gone, and the run's state with it"):
+        load_run(own / NAMES[0])
+    assert {f.name: f.read_bytes() for f in (own / NAMES[0]).glob("*.csv")} == kept and "history.csv" in kept
+
+
+@pytest.mark.parametrize(
+    "then, now, told", [(None, 1, "blank then, 1 now"), (1, None, "1 then, blank now"), (1, 1, None)]
+)
+def test_a_label_that_is_filled_in_or_blanked_is_an_edit(then, now, told):
+    def table(label):
+        rows = dict(study=["a", "b"], label=pd.array([0, label], "Int64"), path=["a.png", "b.png"])
+        return pd.DataFrame(rows | dict(region="hand", patient=["a", "b"], split="train"))
+
+    found = difference(table(then), table(now))
+    assert found == (told and f"study b: label {told}")
 
 
 def test_a_refused_call_leaves_the_plan_as_it_was(own, root, tmp_path):

@@ -908,3 +908,14 @@ def test_a_file_is_on_disk_with_its_name_when_it_is_replaced(tmp_path, monkeypat
         aside.write_text("x")
     assert flushed[-1] == str(tmp_path / "new" / "deep")  # after the rename
     assert {str(tmp_path), str(tmp_path / "new"), str(aside)} <= set(flushed)
+
+
+@UNIX
+def test_a_terminal_that_closes_sends_two_signals_and_the_batch_is_ended_all_the_same():
+    "The shell sends one to its jobs, and as it ends the kernel another."
+    ended = False
+    with pytest.raises(SystemExit) as e, Stops():
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+        ended = True
+    assert ended and e.value.code == 129

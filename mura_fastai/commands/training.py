@@ -172,7 +172,7 @@ def resume(
     \b
     mura resume runs/resnet50
     """
-    if (run / "demo.yaml").exists():
+    if (run / "demo.yaml").exists() and not any((run / name).exists() for name in ("settings.yaml", "repeats.yaml")):
         _resume_demo(run, as_json)
         return
     run, scores = shared.experiment().resume(run, shared.interval(ci), workers)

@@ -241,6 +241,7 @@ def fracatlas_refusals(
     there = {os.path.basename(path) for path in images}
     refused = set(table.image_id[table.line.isin(found.without.get(str(file)) or ())])
     refused |= there.intersection(table.attrs.get("ragged", ()))
+    refused = {name for name in refused if name and os.path.basename(name) == name}  # others lead out of the folder
     for path in images:  # or the reader would say that nobody listed them
         if os.path.basename(path) in refused:
             found.pass_over(path)

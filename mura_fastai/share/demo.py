@@ -29,7 +29,7 @@ from mura_fastai.schema import check_values
 from mura_fastai.share.report import write_report
 from mura_fastai.text import aligned, one_of, ruled
 from mura_fastai.training.alone import alone, refuse_busy, trained_by
-from mura_fastai.training.interrupts import DEMO, saying_how_to_go_on
+from mura_fastai.training.interrupts import BEGUN, DEMO, saying_how_to_go_on
 from mura_fastai.training.runs import read_settings
 
 FORMAT = 1  # of demo.yaml
@@ -135,6 +135,8 @@ def _timed(folder: Path, asked: dict):
 def _make_demo(folder: Path, asked: dict):
     "What `demo` does."
     studies, archs = asked["studies"], asked["archs"]
+    if any((folder / name).exists() for name in BEGUN if name != DEMO):
+        raise InputError(f"{folder}: holds a run of yours; choose another folder for the demo (--out)")
     begun = {arch: folder / arch for arch in archs if (folder / arch / "settings.yaml").exists()}
     if begun and (folder / "report.html").exists():  # which comes last
         raise InputError(f"{folder}: holds a demo already; choose another folder (--out) or remove it")

@@ -60,7 +60,8 @@ def difference(
     both = before.index[before.index.isin(after.index)]
     for what in before:
         a, b = before.loc[both, what], after.loc[both, what]
-        if (differ := both[(a != b) & ~(a.isna() & b.isna())]).size:
+        # A blank beside a label is neither the same nor another to pandas.
+        if (differ := both[((a != b).fillna(True) & ~(a.isna() & b.isna())).astype(bool)]).size:
             a, b = (_shown(o[differ[0]]) for o in (a, b))
             return f"study {differ[0]}: {what} {a} then, {b} now{_more(differ)}"
     if (gone := before.index[~before.index.isin(after.index)]).size:

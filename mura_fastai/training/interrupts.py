@@ -43,6 +43,8 @@ class Stops:
         if os.getpid() != self._pid:  # a process that was forked from this one has nothing to keep
             os._exit(128 + number)
         if self.asked:
+            if number == getattr(signal, "SIGHUP", None):  # a shell and the kernel each send one as a terminal closes
+                return
             self._give_back()
             self.end()
         self.asked = number

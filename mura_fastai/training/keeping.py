@@ -27,6 +27,7 @@ from mura_fastai.training.state import (
     random_state,
     restore,
     set_random_state,
+    state_file,
     write_state,
 )
 from mura_fastai.training.state_rules import check_network
@@ -238,12 +239,26 @@ def _holds_best(told: dict) -> bool:
     return told["best"][1] == len(told["rows"]) - 1 and told["place"][2] == 0
 
 
+def has_learned(
+    run: str | Path,  # a run's folder
+) -> bool:
+    "Whether a training has anything to lose: a state, best weights, or the history of an epoch whose weights are gone."
+    if state_file(run).exists() or best_file(run).exists():
+        return True
+    try:
+        return len((Path(run) / "history.csv").read_text(encoding="utf-8").splitlines()) > 1  # the first names columns
+    except (OSError, ValueError):
+        return False
+
+
 def told_gone(
     run: str | Path,  # a run's folder, without best weights
     told: dict | None,  # the plain values of its state; None where it has none
 ) -> str:
     "What became of them, and what to do: some never were, some are in the state, others are gone for good."
     file = best_file(run)
+    if told is None and has_learned(run):
+        return f"{file}: gone, and the run's state with it; bring the folder back, or train anew (mura train --out)"
     if told is None or told["best"][1] is None:
         return f"{run}: no weights yet; mura resume trains it to the end of an epoch, and on"
     if _holds_best(told):

@@ -27,11 +27,11 @@ from mura_fastai.training.alone import alone
 from mura_fastai.training.beside import KEPT, best_file
 from mura_fastai.training.fitting import provenance_of, table_digest
 from mura_fastai.training.interrupts import saying_how_to_go_on
-from mura_fastai.training.keeping import lacks_best
+from mura_fastai.training.keeping import has_learned, lacks_best
 from mura_fastai.training.marks import ANEW
 from mura_fastai.training.resume import is_trained, resume_run
 from mura_fastai.training.runs import read_settings, store_name, taken_back, train_run
-from mura_fastai.training.state import DamagedState, read_state, read_told, state_file
+from mura_fastai.training.state import DamagedState, read_state, read_told
 
 FORMAT = 1  # of repeats.yaml
 FILE = "repeats.yaml"
@@ -174,11 +174,7 @@ def learned_runs(
     plan: list[Repeat],
 ) -> list[Path]:
     "The trainings that have learned something: what they learned it of may not change any more."
-    return [run for repeat in plan if _has_learned(run := Path(out) / repeat.name)]
-
-
-def _has_learned(run: Path) -> bool:
-    return state_file(run).exists() or best_file(run).exists()
+    return [run for repeat in plan if has_learned(run := Path(out) / repeat.name)]
 
 
 def _start(out: Path, repeat: Repeat, folds: int | None) -> bool | None:
@@ -189,9 +185,9 @@ def _start(out: Path, repeat: Repeat, folds: int | None) -> bool | None:
         print(f"{name}: finished before, kept ({repeat.name})", file=sys.stderr)
         return None
     begun, how = (run / "settings.yaml").exists(), "training"
-    if begun and not _has_learned(run):
+    if begun and not has_learned(run):
         with alone(run):  # it may be trained by itself
-            if not _has_learned(run):
+            if not has_learned(run):
                 print(f"{name}: not finished before, from the start ({repeat.name})", file=sys.stderr, flush=True)
                 # Its rows are dealt out anew: they are those of the plan of now.
                 (run / "settings.yaml").unlink()

@@ -20,7 +20,7 @@ from mura_fastai.training.beside import best_file
 from mura_fastai.training.edits import source_edits, table_edits
 from mura_fastai.training.fitting import decisive, fit_run, provenance_of, table_digest
 from mura_fastai.training.interrupts import saying_how_to_go_on
-from mura_fastai.training.keeping import KeepBest, mend_best
+from mura_fastai.training.keeping import KeepBest, has_learned, mend_best
 from mura_fastai.training.marks import ANEW, refuse_unmarked
 from mura_fastai.training.progress import History
 from mura_fastai.training.runs import read_settings
@@ -107,6 +107,8 @@ def _as_begun_now(run: Path, settings: dict) -> dict:
     "Nothing was learned yet: it starts anew, with what is installed now."
     if best_file(run).exists():
         raise InputError(f"{run}: its state (weights/last) is gone, so it cannot go on; {ANEW}")
+    if has_learned(run):
+        raise InputError(f"{run}: its weights are gone, those of its state too (folder weights); {ANEW}")
     print("nothing was learned yet: from the start", file=sys.stderr)
     return settings | dict(versions=versions(), commit=checkout()["commit"])
 
@@ -116,7 +118,8 @@ def _images(run: Path, settings: dict) -> pd.DataFrame | Callable[[], pd.DataFra
     data = settings.get("data") or {}
     # images.csv comes first, and alone it does not tell of what it was made. A table handed over from Python has no
     # source from which it could be read again.
-    whole = (run / "images.csv").exists() and "fingerprint" in data and not edited_tables(data)
+    whole = (run / "images.csv").exists() and "fingerprint" in data
+    whole = whole and ("fold" in data or not edited_tables(data))  # the source knows nothing of a fold's splits
     if data.get("path") and data.get("source") and not whole:
         if lost := lost_data(run, data):
             raise lost

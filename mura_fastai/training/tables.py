@@ -48,7 +48,7 @@ def lost_data(
     paths: Iterable[str] = (),  # images of it that are asked for; none: the data as a whole
 ) -> NoData | None:  # None where it is there, or more than a tenth of these images
     "What is to be said where the data of a run is elsewhere than the run says, as on another machine."
-    paths, where = list(paths), told_folder(data)
+    paths, where = [p for p in paths if isinstance(p, str)], told_folder(data)
     gone = [p for p in paths if not os.path.exists(p)]
     if paths and 10 * len(gone) < 9 * len(paths):
         return None
