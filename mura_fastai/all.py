@@ -99,9 +99,10 @@ from mura_fastai.share.demo import demo
 from mura_fastai.share.pdf import print_pdf
 from mura_fastai.share.report import write_report
 from mura_fastai.training.learner import RegionWeightedBCE, mura_learner, study_auroc, study_kappa
+from mura_fastai.training.plans import is_repeats, read_repeats
 from mura_fastai.training.recipes import RECIPES, recipe_settings, recipes_table
 from mura_fastai.training.relocate import relocate_run
-from mura_fastai.training.repeats import fold_tables, is_repeats, read_repeats, sub_runs, train_repeats
+from mura_fastai.training.repeats import fold_tables, sub_runs, train_repeats
 from mura_fastai.training.resume import resume_run
 from mura_fastai.training.runs import load_run, read_settings, train_run
 from mura_fastai.training.schedules import PlateauDecay, layer_rates

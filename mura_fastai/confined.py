@@ -48,6 +48,13 @@ def told_folder(
     return root if path.is_absolute() and root.name else None
 
 
+def resuming(
+    run: str | Path,  # a run's folder, or one of several runs
+) -> str:
+    "The command that goes on with it, ready to be pasted into a shell."
+    return f"mura resume {quote(str(run))}"
+
+
 def relocating(
     run: str | Path,  # a run's folder
 ) -> str:

@@ -49,7 +49,8 @@ from mura_fastai.results.calibrate import Decision, read_decision, write_decisio
 from mura_fastai.results.competition import read_competition
 from mura_fastai.results.experiment import train
 from mura_fastai.results.tables import evaluate_file
-from mura_fastai.training.repeats import is_finished, read_repeats
+from mura_fastai.training.plans import read_repeats
+from mura_fastai.training.repeats import is_finished
 from mura_fastai.training.resume import resume_run
 from mura_fastai.training.runs import load_run, read_settings
 from mura_fastai.training.state import state_file

@@ -33,7 +33,8 @@ from mura_fastai.results.repeats import (
 from mura_fastai.results.scoring import evaluate_run
 from mura_fastai.results.tables import evaluate_file, read_predictions
 from mura_fastai.training.edits import difference
-from mura_fastai.training.repeats import fold_tables, is_repeats, official_splits, read_repeats, sub_runs
+from mura_fastai.training.plans import is_repeats, read_repeats
+from mura_fastai.training.repeats import fold_tables, official_splits, sub_runs
 from mura_fastai.training.resume import resume_run
 from mura_fastai.training.runs import load_run, read_settings, train_run
 from mura_fastai.training.state import state_file

@@ -28,7 +28,7 @@ from mura_fastai.results.compare import compare
 from mura_fastai.results.experiment import arm_of, runs_of
 from mura_fastai.results.metrics import scores_to_json
 from mura_fastai.results.repeats import score_repeats
-from mura_fastai.training.repeats import is_repeats, read_repeats
+from mura_fastai.training.plans import is_repeats, read_repeats
 from mura_fastai.training.runs import read_settings
 
 FORMAT = 1  # of the JSON document

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mura_fastai.commands import shared
+from mura_fastai.confined import resuming
 from mura_fastai.errors import InputError
 from mura_fastai.training.recipes import RECIPES, Recipe
 
@@ -215,7 +216,7 @@ def relocate(
     if as_json:
         shared.print_json({"run": str(run), "data": str(folder)})
     else:
-        print(f"The data of {run} lies in {folder} now; an interrupted training goes on: mura resume {run}")
+        print(f"The data of {run} lies in {folder} now; an interrupted training goes on: {resuming(run)}")
 
 
 def _print_run(run: Path, scores, as_json: bool):

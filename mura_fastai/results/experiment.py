@@ -37,16 +37,9 @@ from mura_fastai.results.tables import write_predictions
 from mura_fastai.text import one_of
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.learner import mura_learner
+from mura_fastai.training.plans import check_repeats, is_repeats, learned_runs, read_repeats
 from mura_fastai.training.recipes import recipe_settings
-from mura_fastai.training.repeats import (
-    check_repeats,
-    is_finished,
-    is_repeats,
-    learned_runs,
-    read_repeats,
-    sub_runs,
-    train_repeats,
-)
+from mura_fastai.training.repeats import is_finished, sub_runs, train_repeats
 from mura_fastai.training.resume import refuse_edited, resume_run
 from mura_fastai.training.runs import FORM, read_settings, refuse_weights, train_run
 from mura_fastai.training.tables import lost_data

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 from fastai.learner import Learner
 
+from mura_fastai.confined import resuming
 from mura_fastai.data.pixels import limit_bad
 from mura_fastai.data.reading import print_left_out, read_data
 from mura_fastai.data.store import Store, build_store, store_folder, whole_store
@@ -42,7 +43,7 @@ class Moment:
         who = trained_by(run)
         if not who:
             if n := how_far(run):  # it is scored all the same: that is to be known
-                more = f"to go on: mura resume {run}"
+                more = f"to go on: {resuming(run)}"
                 print(f"{run}: interrupted after {n}; this is of the best so far; {more}", file=sys.stderr)
             return
         print(f"{run}: {who} is training it; this is of the best of its epochs so far", file=sys.stderr)

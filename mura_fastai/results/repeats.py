@@ -30,7 +30,7 @@ from mura_fastai.results.metrics import (
     study_arrays,
 )
 from mura_fastai.results.tables import own_predictions, scores_document, write_predictions
-from mura_fastai.training.repeats import read_repeats
+from mura_fastai.training.plans import read_repeats
 from mura_fastai.training.runs import read_settings
 from mura_fastai.training.tables import read_table
 from mura_fastai.training.within import refuse_unfinished

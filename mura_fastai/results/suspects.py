@@ -26,7 +26,7 @@ from mura_fastai.results.pooling import to_studies
 from mura_fastai.results.repeats import decided_studies, out_of_fold, repeats_of
 from mura_fastai.results.sheets import Entry, contact_sheet, write_pages
 from mura_fastai.text import aligned, one_line, one_of, short
-from mura_fastai.training.repeats import is_repeats
+from mura_fastai.training.plans import is_repeats
 from mura_fastai.training.tables import read_table
 
 SAME = 1e-9  # the mean of equal probabilities may differ from them in its last bit

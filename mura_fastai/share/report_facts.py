@@ -17,7 +17,8 @@ from mura_fastai.results.moments import Moment
 from mura_fastai.results.repeats import decided_studies, evaluate_repeats, out_of_fold, repeats_of, score_repeats
 from mura_fastai.results.scoring import region_only
 from mura_fastai.results.tables import read_scores
-from mura_fastai.training.repeats import is_repeats, read_repeats, sub_runs
+from mura_fastai.training.plans import is_repeats, read_repeats
+from mura_fastai.training.repeats import sub_runs
 from mura_fastai.training.runs import read_settings
 from mura_fastai.training.tables import own_images
 from mura_fastai.training.within import refuse_unfinished

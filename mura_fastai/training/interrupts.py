@@ -1,7 +1,6 @@
 """Ctrl-C, SIGTERM and a lost terminal while a network is trained: heeded where what was learned can be kept."""
 
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from mura_fastai.confined import resuming
 from mura_fastai.errors import TrainingError
 from mura_fastai.exits import SIGNALS, say_stopped
 from mura_fastai.files import FULL
@@ -78,7 +78,7 @@ def saying_how_to_go_on(
 
     def how(lead: str = "") -> str:
         if command or any((Path(run) / name).exists() for name in BEGUN):
-            return f"{lead}go on: {command or f'mura resume {shlex.quote(str(run))}'}"
+            return f"{lead}go on: {command or resuming(run)}"
         return "give the command again (nothing was begun yet)"
 
     before = _SAYS.set([how])

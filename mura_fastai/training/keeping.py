@@ -11,6 +11,7 @@ from fastai.learner import Learner
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from mura_fastai.confined import resuming
 from mura_fastai.errors import InputError
 from mura_fastai.files import write_bytes
 from mura_fastai.models.weights import read_weights
@@ -262,7 +263,7 @@ def told_gone(
     if told is None or told["best"][1] is None:
         return f"{run}: no weights yet; mura resume trains it to the end of an epoch, and on"
     if _holds_best(told):
-        return f"{file}: not there, but the run's last state holds these weights; bring them back: mura resume {run}"
+        return f"{file}: not there, but the run's last state holds these weights; bring them back: {resuming(run)}"
     beside = sorted(f.name for f in file.parent.glob("*.safetensors"))
     remedy = f"if they are in {name_some(beside)}, rename that" if beside else "bring them back"
     return (

@@ -16,7 +16,7 @@ from mura_fastai.files import replacing, write_text
 from mura_fastai.text import one_of
 from mura_fastai.training.alone import alone
 from mura_fastai.training.beside import KEPT, placing
-from mura_fastai.training.repeats import FILE, is_repeats, read_repeats
+from mura_fastai.training.plans import FILE, is_repeats, read_repeats
 from mura_fastai.training.runs import read_settings
 
 _IMAGES, _SKIPPED, _COPY = "images.csv", "skipped.csv", "same pixels as "  # the last: of a reason that names a file

@@ -1,72 +1,42 @@
 """Folds and seeds: one recipe trained many times, each training a run of its own, taken up where it was stopped."""
 
 import gc
-import inspect
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
 
-from mura_fastai.confined import refuse_links
 from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.store import Store, auto_store
 from mura_fastai.data.studies import finish_images, patient_folds, tune_split
 from mura_fastai.errors import InputError
-from mura_fastai.files import read_yaml, write_text
 from mura_fastai.provenance import checkout, versions
-from mura_fastai.schema import REPEATS, check_values
 from mura_fastai.text import one_of
 from mura_fastai.training.alone import alone
 from mura_fastai.training.beside import KEPT, best_file
 from mura_fastai.training.fitting import provenance_of, table_digest
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.keeping import has_learned, lacks_best
-from mura_fastai.training.marks import ANEW
+from mura_fastai.training.plans import (
+    FILE,
+    FORMAT,
+    Repeat,
+    check_repeats,
+    is_begun,
+    is_repeats,
+    plan_repeats,
+    plan_settings,
+    read_repeats,
+    write_plan,
+)
 from mura_fastai.training.resume import is_trained, resume_run
 from mura_fastai.training.runs import read_settings, store_name, taken_back, train_run
 from mura_fastai.training.state import DamagedState, read_state, read_told
-
-FORMAT = 1  # of repeats.yaml
-FILE = "repeats.yaml"
-# Of `train_run`: what differs between the trainings of one plan, and what two calls may do differently all the same.
-_NOT_ASKED = {"images", "out", "seed", "data", "store", "num_workers"}
-_DIGESTS = {"fingerprint": "labels or splits", "table": "regions or patients"}  # of a plan's data, once it is read
-
-
-class Repeat(NamedTuple):
-    "One training of a plan."
-
-    name: str  # of its folder
-    fold: int | None  # the fold that is reported on, from 0; None without folds
-    seed: int  # of the training
-
-
-def plan_repeats(
-    folds: int | None,  # number of folds; None: the table's own split
-    seeds: list[int],  # of the trainings
-) -> list[Repeat]:  # in the order of training: all folds of the first seed, then of the next
-    "What is trained, and what the folders are called."
-    if folds is None:
-        return [Repeat(f"seed{s}", None, s) for s in seeds]
-    return [Repeat(f"fold{f}-seed{s}", f, s) for s in seeds for f in range(folds)]
-
-
-def check_repeats(
-    folds: int | None,  # number of folds; None: the table's own split
-    seeds: int,  # number of seeds
-):
-    "Raise `InputError` for numbers that make no plan."
-    if folds is not None and folds < 2:
-        raise InputError(f"{one_of(folds, 'fold')}: nothing would be left to train on; ask for at least two (--folds)")
-    if seeds < 1:
-        raise InputError(f"{seeds} seeds: nothing would be trained; ask for at least one (--seeds)")
 
 
 def official_splits(
@@ -119,7 +89,7 @@ def train_repeats(
     check_repeats(folds, seeds)
     data, seeds = data or {}, list(range(seed, seed + seeds))
     out = Path(out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.get('arch', 'mura_cnn')}-repeats")
-    asked, plan = _asked(settings) | {"store": store_name(store)}, plan_repeats(folds, seeds)
+    asked, plan = plan_settings(settings) | {"store": store_name(store)}, plan_repeats(folds, seeds)
     record = dict(
         format=FORMAT, folds=folds, seeds=seeds, settings=asked, data=data, versions=versions(),
         commit=checkout()["commit"],
@@ -130,12 +100,12 @@ def train_repeats(
     again = None if data.get("path") and data.get("source") else "call train_repeats again, with the same"
     with saying_how_to_go_on(out, again), alone(out), taken_back(out, made, mine, partial(is_begun, out, plan)):
         if callable(images):
-            _write_plan(out, record)
+            write_plan(out, record)
             images = images()
         split_seed, official = data.get("split_seed", 0), official_splits(images, data.get("source"))
         tables = {None: images} if folds is None else dict(enumerate(fold_tables(images, folds, split_seed, official)))
         record["data"] = provenance_of(images, data) | {"table": table_digest(images)[:16]}
-        _write_plan(out, record)
+        write_plan(out, record)
         if store is None or store is True:
             # Once for all: some of the images alone would find another place in the cache.
             store = auto_store(images, asked["size"], stderr_bar("decoding images"))
@@ -159,22 +129,6 @@ def train_repeats(
                 # A Learner and its callbacks hold each other, and with them the pixels on a GPU, until Python looks.
                 gc.collect()
     return out
-
-
-def is_begun(
-    out: Path,  # the folder of all runs
-    plan: list[Repeat],
-) -> bool:
-    "Whether one of the trainings has read its data."
-    return any((out / repeat.name / "settings.yaml").exists() for repeat in plan)
-
-
-def learned_runs(
-    out: str | Path,  # the folder of all runs
-    plan: list[Repeat],
-) -> list[Path]:
-    "The trainings that have learned something: what they learned it of may not change any more."
-    return [run for repeat in plan if has_learned(run := Path(out) / repeat.name)]
 
 
 def _start(out: Path, repeat: Repeat, folds: int | None) -> bool | None:
@@ -223,26 +177,6 @@ def is_finished(
     return trained and all((run / name).exists() for name in (KEPT["valid"], "metrics.json"))
 
 
-def is_repeats(
-    path: str | Path,  # any path
-) -> bool:
-    "Whether a folder holds the runs of several folds or seeds."
-    return (Path(path) / FILE).is_file()
-
-
-def read_repeats(
-    run: str | Path,  # the folder of all runs
-) -> tuple[dict, list[Repeat]]:  # what repeats.yaml holds; the plan
-    "What was asked for. Raises `InputError` where the folder holds no repeats.yaml, or one of a newer version."
-    file = Path(run) / FILE
-    if not file.exists():
-        raise InputError(f"{run}: no folder of several runs; mura train makes one with --folds or --seeds")
-    record = read_yaml(file)
-    check_values(record, REPEATS, ("format", "seeds"), FORMAT, file)
-    refuse_links(run)
-    return record, plan_repeats(record.get("folds"), record["seeds"])
-
-
 def sub_runs(
     run: str | Path,  # the folder of all runs
 ) -> list[Path]:
@@ -258,57 +192,3 @@ def sub_runs(
         lost = f"{n} of {len(planned)} runs {'is' if n == 1 else 'are'} not finished"
         print(f"{run}: {lost}; going on without them", file=sys.stderr)
     return done
-
-
-def _asked(settings: dict) -> dict:
-    "The settings of `train_run` that all trainings share, those left at their defaults too."
-    known = inspect.signature(train_run).parameters
-    asked = {k: settings.get(k, p.default) for k, p in known.items() if k not in _NOT_ASKED}
-    return {k: str(v) if isinstance(v, Path) else v for k, v in asked.items()}
-
-
-def _write_plan(out: Path, record: dict):
-    "Write repeats.yaml; refuse a plan other than the one that was begun in this folder."
-    if (out / "settings.yaml").exists():
-        raise InputError(f"{out}: holds a single run; choose another folder (--out) or remove it")
-    if is_repeats(out):
-        old, plan = read_repeats(out)
-        if is_begun(out, plan):
-            read = "fingerprint" in record["data"]
-            before, now = _compared(old, read), _compared(record, read)
-            if set(old["seeds"]) <= set(record["seeds"]):
-                before["seeds"] = now["seeds"]  # more seeds of the same recipe
-            if before.get("table") is None:  # of an earlier version
-                before["table"] = now.get("table")
-            learned = learned_runs(out, plan)
-            if not learned:  # other rows than those that were read, but nothing is lost by it
-                before |= {k: now[k] for k in ("images", *_DIGESTS) if k in now}
-            _refuse_changes(out, before, now)
-            if not read:  # what is refused once it is read shall not have changed the plan
-                return
-            # What is there says which version began it.
-            record = {**old, "seeds": record["seeds"]} | ({} if learned else {"data": record["data"]})
-    write_text(out / FILE, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
-
-
-def _compared(record: dict, read: bool) -> dict:
-    "What two calls must agree on; the fingerprint last, since it follows from others, and has to be `read` first."
-    data = record.get("data") or {}
-    known = inspect.signature(train_run).parameters
-    asked = {k: p.default for k, p in known.items() if k not in _NOT_ASKED} | (record.get("settings") or {})
-    for name in ("save_every", "store"):  # they change nothing of what is learned
-        asked.pop(name, None)
-    where = {k: data.get(k) for k in ("source", "split_seed", *(("regions", "images", *_DIGESTS) if read else ()))}
-    return {"folds": record.get("folds"), "seeds": record["seeds"], **asked, **where}
-
-
-def _refuse_changes(out: Path, old: dict, new: dict):
-    changed = [k for k in new if old.get(k) != new[k]]
-    if changed:
-        key, more = changed[0], f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-        if key in _DIGESTS:
-            raise InputError(f"{out}: begun with other {_DIGESTS[key]} than the data has now; {ANEW}")
-        raise InputError(
-            f"{out}: begun with {key} {old.get(key)}, now {key} {new[key]}{more}; give the same settings to go on, or "
-            "choose another folder (--out)"
-        )

@@ -3,11 +3,13 @@
 import shlex
 from pathlib import Path
 
+from mura_fastai.confined import resuming
 from mura_fastai.errors import InputError
 from mura_fastai.text import name_some
 from mura_fastai.training.alone import trained_by
 from mura_fastai.training.interrupts import BEGUN, DEMO
-from mura_fastai.training.repeats import is_finished, is_repeats, read_repeats
+from mura_fastai.training.plans import is_repeats, read_repeats
+from mura_fastai.training.repeats import is_finished
 
 
 def runs_within(
@@ -64,4 +66,4 @@ def refuse_unfinished(
     if who := trained_by(run):
         raise InputError(f"{counts}, and all are needed; {who} is training them, wait for it to end")
     one = f"; one by itself: mura evaluate {shlex.quote(str(run / done[0].name))}" if done else ""
-    raise InputError(f"{counts}, and all are needed; go on: mura resume {shlex.quote(str(run))}{one}")
+    raise InputError(f"{counts}, and all are needed; go on: {resuming(run)}{one}")
