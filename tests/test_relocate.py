@@ -522,6 +522,7 @@ def test_gone_data_is_told_of_as_gone_and_how_to_say_where_it_is(half, begun, mu
     refused(mura("resume", run), f"its data is not at {data} (64 of 64 images", f"mura relocate {run} FOLDER")
     shutil.rmtree(state_file(run).parent)
     (run / "weights" / "best.safetensors").unlink()
+    (run / "history.csv").unlink()
     told = mura("resume", run)
     refused_last(told, f"its data is not at {data}", f"mura relocate {run} FOLDER")
     assert "max-bad" not in told[2]
