@@ -12,6 +12,7 @@ TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loa
 
 demo: $(READY)  ## make the environment, then the main job on a phantom
 	$(BIN)/mura demo
+	@echo "mura is in $(BIN): source $(BIN)/activate puts it on your path"
 
 test: $(READY) lint  ## everything: style, tests (the slow ones too), notebooks
 	$(TESTS)

@@ -531,6 +531,16 @@ def test_gone_data_is_told_of_as_gone_and_how_to_say_where_it_is(half, begun, mu
     assert lost_data(run, read_settings(run)["data"], pd.read_csv(run / "images.csv").path) is None
 
 
+def test_labels_edited_after_the_end_are_said_where_the_run_is_scored(mailed, here, mura):
+    "What it is scored by is what it was trained with."
+    relocate_run(mailed, here)
+    assert "edited since" not in mura("evaluate", mailed)[2]
+    file = here / "valid_labeled_studies.csv"
+    file.write_text(file.read_text() + "\n")
+    code, _, err = mura("evaluate", mailed)
+    assert code == 0 and f"{file.name} was edited since; scored by the labels of then (images.csv)" in err
+
+
 def test_a_blank_path_is_no_image_that_is_gone(tmp_path):
     here = tmp_path / "a.png"
     here.touch()

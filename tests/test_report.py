@@ -304,13 +304,15 @@ def test_whatever_is_put_into_a_page_becomes_text():
 # ---------------------------------------------------------------- runs of every kind
 
 
-def test_a_run_whose_data_is_gone_has_a_report_that_says_what_is_missing(own, tmp_path):
+def test_a_run_whose_data_is_gone_has_a_report_that_says_what_is_missing(own, tmp_path, capsys):
     for name in ("images.csv", "predictions.csv", "predictions-tune.csv"):
         rewrite(own / name, lambda t: t.assign(path="/gone" + t.path))
     edit(own / "settings.yaml", lambda s: s["data"].update(path="/gone" + s["data"]["path"]))
     page = Page(write_report(own, tmp_path / "a.html")[0])
+    err = capsys.readouterr().err
+    assert "without pictures" in err and "its data is not at /gone" in err and f"mura relocate {own} FOLDER" in err
     assert not page.all("img") and [a["id"] for a in page.all("section")] == SECTIONS
-    assert "not on this machine: no pictures here" in page.text and "Not audited" in page.text
+    assert "not where the run says: no pictures here" in page.text and "Not audited" in page.text
     assert "on a phantom" in page.text and "Stanford" not in page.text
 
 

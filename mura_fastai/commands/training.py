@@ -211,12 +211,14 @@ def relocate(
     """
     with shared.quiet_import():
         from mura_fastai.training.relocate import relocate_run
+        from mura_fastai.training.within import is_whole
 
     folder = relocate_run(run, data)
     if as_json:
         shared.print_json({"run": str(run), "data": str(folder)})
     else:
-        print(f"The data of {run} lies in {folder} now; an interrupted training goes on: {resuming(run)}")
+        more = "" if is_whole(run) else f"; its training goes on: {resuming(run)}"
+        print(f"The data of {run} lies in {folder} now{more}")
 
 
 def _print_run(run: Path, scores, as_json: bool):

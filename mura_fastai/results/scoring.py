@@ -13,8 +13,9 @@ from mura_fastai.results.calibrate import Decision, choose_decision, write_decis
 from mura_fastai.results.metrics import always_normal, check_interval, region_baseline, score, scores_to_json
 from mura_fastai.results.moments import Moment, how_far
 from mura_fastai.results.tables import scores_document
-from mura_fastai.text import one_of
+from mura_fastai.text import name_some, one_of
 from mura_fastai.training.alone import trained_by
+from mura_fastai.training.resume import edited_tables
 from mura_fastai.training.runs import read_settings
 from mura_fastai.training.tables import read_table
 
@@ -99,6 +100,9 @@ def evaluate_run(
     now = Moment(run)
     preds = now.predictions(data, split, source)
     warn_of_seen([run], preds)
+    if data is None and (edited := edited_tables(now.settings.get("data") or {})):
+        since = f"{'was' if len(edited) == 1 else 'were'} edited since"
+        print(f"{run}: {name_some(edited)} {since}; scored by the labels of then (images.csv)", file=sys.stderr)
     decision = now.decision()
     if isinstance(threshold, str):
         tune, calibrated = now.predictions(split="tune"), decision.temperature != 1

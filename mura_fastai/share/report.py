@@ -22,6 +22,7 @@ from mura_fastai.share.report_parts import bullets, contents, note, notice, sect
 from mura_fastai.share.report_plots import plots_of
 from mura_fastai.share.report_scores import confusions, key_figures, scores_section, verdict
 from mura_fastai.text import one_of
+from mura_fastai.training.tables import lost_data
 
 STYLE = report_parts.STYLE + report_scores.STYLE + charts.STYLE + cards.STYLE
 
@@ -75,8 +76,12 @@ def report_html(
     if several:
         parts, toc = [comparison_section(all_facts, told)], [("comparison", "Comparison")]
     for facts in all_facts:
-        of = f" of {facts.root}" if pixels and facts.there else ""  # a run from elsewhere may name any folder
-        _say(f"{facts.name}: reading pictures{of} and drawing")
+        if facts.there:  # a run from elsewhere may name any folder
+            _say(f"{facts.name}: reading pictures{f' of {facts.root}' if pixels else ''} and drawing")
+        else:
+            _say(f"{facts.name}: drawing, without pictures and their audit")
+            if lost := lost_data(facts.run, facts.data, facts.preds.get("path", ())):
+                _say(str(lost))
         mine = _sections(facts, all_facts, pixels, k, audits)
         if several:
             parts.append(section(f"{facts.key}run", facts.name, verdict(facts), key_figures(facts), *mine))
@@ -162,7 +167,7 @@ def _same_data(a: Facts, b: Facts) -> bool:
 def _audit(facts: Facts, audits: dict):
     "The shortcut audit of a run, or why there is none."
     if not facts.there:
-        return InputError("its images are not on this machine, and traits are read from them.")
+        return InputError("its images are not where the run says, and traits are read from them.")
     # Runs on the same rows and files share what is the same for them; without a fingerprint nobody knows.
     same = facts.data.get("fingerprint") or facts.key, facts.root
     try:
@@ -202,7 +207,11 @@ def losses_section(
         return section(
             name, title, intro, note("No heat maps: ", facts.tell(fault)) if fault else maps, shown, level=level
         )
-    why = "Pictures are left out on request." if not pixels else "Its images are not on this machine: no pictures here."
+    why = (
+        "Pictures are left out on request."
+        if not pixels
+        else "Its images are not where the run says: no pictures here."
+    )
     body = [
         [r["study"], r["region"], ("normal", "abnormal")[int(r["label"])], f"{r['p_abnormal']:.2f}", f"{r['loss']:.2f}"]
         for _, r in rows.iterrows()

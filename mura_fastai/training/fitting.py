@@ -81,7 +81,7 @@ def fit_run(
         with learn.no_bar(), learn.no_logging():
             schedule, decay = settings["schedule"], settings["layer_decay"]
             fit_schedule(learn, epochs, settings["lr"], freeze_epochs, decay, schedule, cbs)
-    print(f"kept the weights of epoch {best.epoch_kept + 1} (best on tune)", file=sys.stderr)
+    print(f"kept the weights of epoch {best.epoch_kept + 1} ({best.by})", file=sys.stderr)
     return out
 
 

@@ -49,6 +49,12 @@ class KeepBest(Callback):
     ):
         self.folder, self.history, self.decided, self.best, self.epoch_kept = Path(run), history, decided, None, None
 
+    @property
+    def by(self) -> str:
+        "What the epoch was chosen by."
+        auroc = self.history.rows[self.epoch_kept].get("auroc", math.nan)
+        return "lowest loss on tune, where no AUROC can be had" if math.isnan(auroc) else "highest AUROC on tune"
+
     def after_epoch(self):
         row = self.history.rows[-1]
         auroc = row.get("auroc", math.nan)

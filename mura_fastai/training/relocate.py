@@ -10,6 +10,7 @@ import pandas as pd
 import yaml
 
 from mura_fastai.confined import data_folder, refuse_outside, told_folder
+from mura_fastai.data.fingerprints import cache_folder
 from mura_fastai.data.store import whole_store
 from mura_fastai.errors import InputError
 from mura_fastai.files import replacing, write_text
@@ -164,7 +165,8 @@ def _write(move: Move, images: list[str]):
     settings = (told.get("settings") or {}) if move.file.name == FILE else told
     store = settings.get("store")
     if isinstance(store, str) and images and whole_store(store, images, settings.get("size", 0)) is None:
-        print(f"{store}: holds other files than those in {move.new}; the cache's is used instead", file=sys.stderr)
+        if not Path(store).is_relative_to(cache_folder()):  # one of those is as good as another
+            print(f"{store}: holds other files than those in {move.new}; the cache's is used instead", file=sys.stderr)
         settings = settings | {"store": True}
         told = told | {"settings": settings} if move.file.name == FILE else settings
     write_text(move.file, yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
