@@ -33,6 +33,19 @@ from mura_fastai.training.runs import train_run
 from mura_fastai.training.state import read_state, read_told, state_file
 
 QUICK = dict(size=32, bs=8, num_workers=1)
+
+
+@pytest.fixture(autouse=True)
+def hangups():
+    "`nohup` starts the tests, and what they start, with a lost terminal ignored."
+    if not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 UNIX = pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc")
 
 

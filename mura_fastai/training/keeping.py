@@ -16,7 +16,7 @@ from mura_fastai.errors import InputError
 from mura_fastai.files import write_bytes
 from mura_fastai.models.weights import read_weights
 from mura_fastai.text import name_some
-from mura_fastai.training.beside import best_file, drop_made, placing
+from mura_fastai.training.beside import OF_WEIGHTS, best_file, drop_made, placing
 from mura_fastai.training.interrupts import Stops
 from mura_fastai.training.learner import StopOnNaN
 from mura_fastai.training.progress import History
@@ -249,11 +249,13 @@ def _holds_best(told: dict) -> bool:
 def has_learned(
     run: str | Path,  # a run's folder
 ) -> bool:
-    "Whether a training has anything to lose: a state, best weights, or the history of an epoch whose weights are gone."
-    if state_file(run).exists() or best_file(run).exists():
+    "Whether a training has anything to lose: a state, best weights, or what weights left that are gone."
+    left = any((Path(run) / name).exists() for name in OF_WEIGHTS)
+    if left or state_file(run).exists() or best_file(run).exists():
         return True
     try:
-        return len((Path(run) / "history.csv").read_text(encoding="utf-8").splitlines()) > 1  # the first names columns
+        # A line names the columns. The first epoch's comes before its weights: who was killed in between has none.
+        return len((Path(run) / "history.csv").read_text(encoding="utf-8").splitlines()) > 2
     except (OSError, ValueError):
         return False
 
