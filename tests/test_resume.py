@@ -35,7 +35,7 @@ from mura_fastai.training.state import read_state, read_told, state_file
 QUICK = dict(size=32, bs=8, num_workers=1)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def hangups():
     "`nohup` starts the tests, and what they start, with a lost terminal ignored."
     if not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
