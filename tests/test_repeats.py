@@ -177,6 +177,8 @@ def test_what_is_not_finished_is_trained_and_ends_as_if_never_stopped(own, cross
     else:  # killed in its first epoch
         (own / NAMES[2] / "history.csv").write_text("epoch\n")
         shutil.rmtree(own / NAMES[2] / "weights")
+        for name in OF_WEIGHTS:
+            (own / NAMES[2] / name).unlink(missing_ok=True)
     shutil.rmtree(own / NAMES[3])  # not begun
     (own / "notes.txt").write_text("mine")
     before = times(own / NAMES[0])
