@@ -136,7 +136,7 @@ def _refuse_missing(run: Path, move: Move, images: list[str]):
         deeper = move.new / move.old.name
         inside = (deeper / os.path.relpath(missing[0], move.new)).is_file()
         remedy = f"give {deeper}" if inside else f"give the folder that stands for {move.old}"
-        n = f"{len(missing)} of {one_of(len(images), 'image')}"
+        n = f"{len(missing):,} of {one_of(len(images), 'image')}"
         raise InputError(f"{move.new}: {n} of {run} missing there, such as {missing[0]}; {remedy}")
 
 

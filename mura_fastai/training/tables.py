@@ -54,7 +54,7 @@ def lost_data(
         return None
     if not paths and (where is None or os.path.exists(where)):
         return None
-    missing = f"{len(gone)} of {one_of(len(paths), 'image')} missing, such as {gone[0]}" if gone else "no such folder"
+    missing = f"{len(gone):,} of {one_of(len(paths), 'image')} missing, such as {gone[0]}" if gone else "no such folder"
     if where is None:
         told = "settings.yaml does not say where it lay"
         return NoData(f"{run}: its data is not here ({missing}), and {told}; put that into it, as data.path")
