@@ -8,10 +8,11 @@ from mura_fastai.bench.suite import bench
 from mura_fastai.data.audit import audit_data, audit_to_json, format_audit
 from mura_fastai.data.augment import AugmentXray, ScaleGrey, TensorXray, xray_tfms
 from mura_fastai.data.batches import XrayDL
+from mura_fastai.data.inspection import check_images, inspect_images
 from mura_fastai.data.loaders import XrayBlock, mura_dls
 from mura_fastai.data.loose import input_images, loose_images
 from mura_fastai.data.phantom import make_phantom
-from mura_fastai.data.pixels import check_images, inspect_images, read_grey
+from mura_fastai.data.pixels import read_grey
 from mura_fastai.data.reading import read_data, select_regions
 from mura_fastai.data.sources import csv_images, find_source, folder_images, fracatlas_images, read_images
 from mura_fastai.data.store import Store, build_store

@@ -23,8 +23,8 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name not in ("__init__.py
 
 # Floor by floor, room by room: a module may import those before it, and none after. A new one gets its place here.
 ROOMS = [
-    "errors", "exits", "files", "text", "memory", "provenance", "confined", "schema",
-    "data.studies", "data.fingerprints", "data.pixels", "data.traits", "data.tables", "data.gather",
+    "errors", "exits", "files", "text", "bars", "memory", "provenance", "confined", "schema",
+    "data.studies", "data.fingerprints", "data.pixels", "data.inspection", "data.traits", "data.tables", "data.gather",
     "data.lookalikes", "data.fracatlas", "data.sources", "data.refusals", "data.audit", "data.loose",
     "data.phantom_bones", "data.phantom_anatomy", "data.phantom_draw", "data.phantom_findings", "data.phantom_views",
     "data.phantom", "data.store_files", "data.store", "data.reading", "data.augment", "data.decoding",
@@ -116,7 +116,7 @@ def test_no_module_imports_a_later_room(file):
 
 def test_a_wrong_import_would_be_seen():
     "The parser above understands the three ways to import a neighbour."
-    assert "mura_fastai.data.fingerprints" in set(imports_of(PACKAGE / "data" / "pixels.py"))
+    assert "mura_fastai.data.fingerprints" in set(imports_of(PACKAGE / "data" / "inspection.py"))
     assert "mura_fastai.errors" in set(imports_of(PACKAGE / "data" / "loaders.py"))
     assert "mura_fastai.data.phantom_anatomy" in set(imports_of(PACKAGE / "data" / "phantom_views.py"))
 

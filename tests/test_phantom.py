@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from mura_fastai.data.inspection import check_images
 from mura_fastai.data.phantom import SMALLEST, make_phantom, plan_studies
 from mura_fastai.data.phantom_views import REGIONS, draw_study
-from mura_fastai.data.pixels import check_images
 from mura_fastai.errors import InputError
 
 

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from mura_fastai.data import pixels
-from mura_fastai.data.pixels import check_images, decode_grey, inspect_images, limit_bad, pad_square, read_grey
+from mura_fastai.data.inspection import check_images, inspect_images, limit_bad
+from mura_fastai.data.pixels import decode_grey, pad_square, read_grey
 from mura_fastai.errors import BadImage, InputError
 
 
@@ -288,8 +289,8 @@ def test_inspection_decodes_once_and_again_only_what_changed(tmp_path, monkeypat
         Image.fromarray(picture(seed=k)).save(tmp_path / f"{k}.png")
     (tmp_path / "3.png").write_bytes(b"<html>")
     paths = [str(tmp_path / f"{k}.png") for k in range(5)]
-    decoded, real = [], pixels._decode
-    monkeypatch.setattr(pixels, "_decode", lambda p: decoded.append(p) or real(p))
+    decoded, real = [], pixels.decode_file
+    monkeypatch.setattr(pixels, "decode_file", lambda p: decoded.append(p) or real(p))
     first = inspect_images(paths, look=True)
     assert sorted(decoded) == paths
     assert list(first.reason) == ["", "", "", "not an image but HTML or XML", "missing"]

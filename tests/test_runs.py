@@ -435,8 +435,8 @@ def test_training_decodes_each_file_of_mura_once(own_data, tmp_path, monkeypatch
     from mura_fastai.data import pixels
 
     monkeypatch.setenv("MURA_CACHE", str(tmp_path / "cache"))
-    read, decode = [], pixels._decode
-    monkeypatch.setattr(pixels, "_decode", lambda p: read.append(str(p)) or decode(p))
+    read, decode = [], pixels.decode_file
+    monkeypatch.setattr(pixels, "decode_file", lambda p: read.append(str(p)) or decode(p))
     bad = sorted(own_data.glob("train/*/*/*/image1.png"))[3]
     bad.write_bytes(bad.read_bytes()[:200])
     run, _ = train(own_data, tmp_path / "run", **QUICK)

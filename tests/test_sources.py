@@ -15,8 +15,8 @@ from scipy import ndimage
 
 from mura_fastai.data.audit import audit_data
 from mura_fastai.data.gather import image_files
+from mura_fastai.data.inspection import inspect_images
 from mura_fastai.data.lookalikes import group_pairs, lookalike_pairs
-from mura_fastai.data.pixels import inspect_images
 from mura_fastai.data.sources import csv_images, find_source, folder_images, fracatlas_images, read_images
 from mura_fastai.errors import InputError
 

@@ -19,9 +19,10 @@ import pandas as pd
 import pytest
 import torch
 
+from mura_fastai.bars import stderr_bar
 from mura_fastai.data import store as module
 from mura_fastai.data import store_files
-from mura_fastai.data.pixels import pad_square, read_grey, stderr_bar
+from mura_fastai.data.pixels import pad_square, read_grey
 from mura_fastai.data.reading import select_regions
 from mura_fastai.data.store import Store, auto_store, build_store
 from mura_fastai.errors import InputError

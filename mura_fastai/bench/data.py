@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mura_fastai.data.pixels import leave_out_bad, stderr_bar
+from mura_fastai.bars import stderr_bar
+from mura_fastai.data.inspection import leave_out_bad
 from mura_fastai.data.sources import find_source, read_images
 from mura_fastai.data.store import Store, build_store
 from mura_fastai.errors import InputError

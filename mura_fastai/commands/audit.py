@@ -39,9 +39,9 @@ def audit(
         raise InputError("--out draws what --shortcuts finds: add --shortcuts")
     if (data / "settings.yaml").exists():
         raise InputError(f"{data} is a run: add --shortcuts, or name the data it was trained on")
+    from mura_fastai.bars import stderr_bar
     from mura_fastai.data.audit import audit_data, audit_to_json, format_audit
     from mura_fastai.data.gather import by_reason
-    from mura_fastai.data.pixels import stderr_bar
     from mura_fastai.text import name_some, one_of
 
     found = audit_data(data, source, split_seed, allow_leaks, stderr_bar("checking images"))

@@ -25,8 +25,8 @@ def phantom(
     \b
     mura phantom data/phantom --studies 400
     """
+    from mura_fastai.bars import stderr_bar
     from mura_fastai.data.phantom import make_phantom
-    from mura_fastai.data.pixels import stderr_bar
     from mura_fastai.text import one_of
 
     images = make_phantom(root, studies, seed, size, progress=stderr_bar("drawing studies"), one_view=one_view)
@@ -47,8 +47,8 @@ def summarize(
     \b
     mura summarize MURA-v1.1
     """
+    from mura_fastai.bars import stderr_bar
     from mura_fastai.data import studies
-    from mura_fastai.data.pixels import stderr_bar
     from mura_fastai.data.sources import read_images
     from mura_fastai.text import one_of
 
@@ -87,7 +87,8 @@ def prepare(
     \b
     mura prepare MURA-v1.1 --size 320
     """
-    from mura_fastai.data.pixels import limit_bad, stderr_bar
+    from mura_fastai.bars import stderr_bar
+    from mura_fastai.data.inspection import limit_bad
     from mura_fastai.data.sources import read_images
     from mura_fastai.text import one_of
 

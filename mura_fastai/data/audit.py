@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from mura_fastai.data.gather import Progress
-from mura_fastai.data.pixels import inspect_images
+from mura_fastai.data.inspection import inspect_images
 from mura_fastai.data.refusals import Found, csv_refusals, folder_refusals, fracatlas_refusals, mura_refusals
 from mura_fastai.data.sources import SOURCES, find_source, read_images
 from mura_fastai.errors import InputError

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from .gather import Progress, checked, existing_folder, image_files, leave_out, two_labels
+from .inspection import limit_bad
 from .lookalikes import COPY, group_pairs, lookalike_pairs
-from .pixels import limit_bad
 from .studies import finish_images, patient_split
 from .tables import Without, parse_labels, read_table
 

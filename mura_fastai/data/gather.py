@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import InputError
-from .pixels import SUFFIXES, inspect_images, limit_bad
+from .inspection import inspect_images, limit_bad
+from .pixels import SUFFIXES
 from .tables import Without
 
 # Never opened, and not passed over in silence either: somebody takes them for part of the data.

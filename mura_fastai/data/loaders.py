@@ -19,7 +19,7 @@ from fastai.data.transforms import Normalize
 
 from .augment import ScaleGrey, xray_tfms
 from .batches import ReadXray, StudyCode, XrayDL, label_of, region_of, study_of
-from .pixels import leave_out_bad, limit_bad
+from .inspection import leave_out_bad, limit_bad
 from .resident import place_pixels
 from .store import Store
 from .studies import LABEL_NAMES

@@ -7,7 +7,7 @@ from scipy import fft, ndimage
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from .pixels import LOOK_SIDE
+from .inspection import LOOK_SIDE
 
 # Chosen on FracAtlas by looking at the pairs. Whole-picture correlation alone does not tell one patient's foot from
 # another's (both .97); fine structure after alignment does: copies, crops and re-exposures lie above .83, most of them

@@ -1,32 +1,24 @@
 """One file to one grey array. Every rule about what counts as a readable image lives here and nowhere else."""
 
 import errno
-import hashlib
 import io
 import os
 import re
-import shutil
 import stat
-import sys
 import threading
 import zlib
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from PIL import Image, ImageFile
 
-from ..errors import BadImage, NoImages, NoMemory
-from . import fingerprints
+from ..errors import BadImage, NoMemory
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow's other forty parsers never see a file
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MIN_SIDE = 32  # px; below this nothing of a bone can be judged
 MAX_PIXELS = 50_000_000  # read from the header, so that a bomb is refused before a byte of it is decoded
 MAX_BYTES = 8 * MAX_PIXELS + 2**24  # no honest file of so many pixels is larger
-LOOK_SIDE = 64  # px of the thumbnail that `lookalikes` compares
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _TURN = {
@@ -150,8 +142,10 @@ def _to_grey(path, im: Image.Image) -> Image.Image | np.ndarray:
     return im if im.mode == "L" else im.convert("RGB").convert("L") if im.mode == "CMYK" else im.convert("L")
 
 
-def _decode(path) -> tuple[np.ndarray, str]:
-    "`decode_grey` of a file."
+def decode_file(
+    path: str | Path,  # a PNG, JPEG, TIFF or BMP file
+) -> tuple[np.ndarray, str]:  # uint8, height x width; the mode that the file had
+    "`decode_grey` of a file. Raises `BadImage` and `NoMemory`."
     return decode_grey(_read_bytes(path), path)
 
 
@@ -220,7 +214,7 @@ def read_grey(
     library has told Pillow to be lenient), other formats, several frames, float pixels, a side under 32 px, more
     than 50 megapixels. `NoMemory` where this machine has none left.
     """
-    return _decode(path)[0]
+    return decode_file(path)[0]
 
 
 def pad_square(
@@ -241,107 +235,3 @@ def pad_square(
     top, left = (size - new_h) // 2, (size - new_w) // 2
     out[top : top + new_h, left : left + new_w] = a
     return out
-
-
-def _inspect(path: str, look: bool) -> dict:
-    "One row of `inspect_images`."
-    row = dict(reason="", width=0, height=0, mode="", pixel_hash="", look=b"")
-    try:
-        a, mode = _decode(path)
-    except BadImage as e:
-        return row | dict(reason=e.reason)
-    digest = hashlib.sha256(f"{a.shape}".encode())
-    digest.update(a)
-    row |= dict(height=a.shape[0], width=a.shape[1], mode=mode, pixel_hash=digest.hexdigest()[:32])
-    if look:
-        small = Image.fromarray(a).resize((LOOK_SIDE, LOOK_SIDE), Image.Resampling.BOX)
-        row["look"] = small.tobytes()
-    return row
-
-
-def inspect_images(
-    paths: Iterable[str | Path],  # files to decode
-    look: bool = False,  # also make the thumbnails that `lookalikes` compares
-    workers: int | None = None,  # threads; the number of cores unless set
-    progress: Callable[[int, int], None] | None = None,  # called with (done, all), e.g. `stderr_bar("checking")`
-    cache: bool = True,  # keep the rows in the user's cache folder, by path, size and time of change
-) -> pd.DataFrame:  # `path, reason ("" where all is well), width, height, mode, pixel_hash, look (64 x 64 as bytes)`
-    "Decode every file once and say all that anybody asks of it before training. A second call decodes what changed."
-    paths = [str(p) for p in paths]
-    with fingerprints.opened(paths, look, enabled=cache) as known:
-        todo = [i for i, row in enumerate(known.rows) if row is None]
-        # Threads, not processes: Pillow decodes without the interpreter's lock, so two of them take half the time,
-        # and nothing has to be started, pickled or guarded by `if __name__ == "__main__"`.
-        pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
-        try:
-            for n, (i, row) in enumerate(zip(todo, pool.map(lambda i: _inspect(paths[i], look), todo), strict=True)):
-                known.rows[i] = row
-                if progress:
-                    progress(n + 1, len(todo))
-        finally:
-            pool.shutdown(cancel_futures=True)
-        table = pd.DataFrame(known.rows, columns=["reason", "width", "height", "mode", "pixel_hash", "look"])
-    return pd.concat([pd.Series(paths, name="path", dtype=object), table], axis=1)
-
-
-def check_images(
-    paths: Iterable[str | Path],  # files to decode
-    workers: int | None = None,  # threads
-    progress: Callable[[int, int], None] | None = None,  # called with (done, all)
-) -> list[dict]:  # `{"path", "reason"}` of each file that cannot be used
-    "The files that `read_grey` would refuse."
-    table = inspect_images(paths, workers=workers, progress=progress)
-    return table.loc[table.reason != "", ["path", "reason"]].to_dict("records")
-
-
-def limit_bad(
-    bad: list[dict],  # `{"path", "reason"}` of the files that cannot be used
-    total: int,  # number of files in all
-    max_bad: float = 0.05,  # greatest share that is left out without asking
-    remedy: str | None = None,  # beside repairing them, where there is no option --max-bad
-):
-    "Raise `NoImages` when more than `max_bad` of the files cannot be used: then something else is wrong."
-    if len(bad) <= max_bad * total:
-        return
-    shown = "; ".join(f"{b['path']} ({b['reason']})" for b in bad[:3])
-    more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-    most = "--max-bad" if remedy is None else "max_bad"
-    remedy = remedy or f"or allow more with --max-bad {min(1, np.ceil(len(bad) / total * 100) / 100):g}"
-    raise NoImages(
-        f"{len(bad)} of {total} images ({len(bad) / total:.0%}) cannot be used, more than {most} {max_bad:g}: "
-        f"{shown}{more}; repair them, {remedy}"
-    )
-
-
-def leave_out_bad(
-    images: pd.DataFrame,  # any table with a column `path`
-    max_bad: float = 0.05,  # greatest share that is left out without asking
-    progress: Callable[[int, int], None] | None = None,  # called with (done, all)
-) -> tuple[pd.DataFrame, list[dict]]:  # the rows that can be read; `{"path", "reason"}` of the others
-    "Decode what was not decoded before, and keep the rows that `read_grey` accepts. `InputError` above `max_bad`."
-    bad = check_images(images.path, progress=progress)
-    limit_bad(bad, len(images), max_bad)
-    return images[~images.path.isin([b["path"] for b in bad])], bad
-
-
-def stderr_bar(
-    what: str,  # words for the left of the line, the last one what is counted: "checking images"
-) -> Callable[[int, int], None] | None:  # for `progress=`; None where nobody watches
-    "Count, rate and time left, in one line on the terminal. Nothing in a pipe."
-    if not sys.stderr.isatty():
-        return None
-    bar = None
-
-    def show(done: int, total: int):
-        nonlocal bar
-        if bar is None:
-            from tqdm import tqdm
-
-            wide, high = shutil.get_terminal_size((90, 24))  # some terminals say 0, and tqdm would show nothing
-            bar = tqdm(total=total, desc=what, unit=f" {what.split()[-1]}", file=sys.stderr, ncols=wide, nrows=high)
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
-            bar = None  # the next count starts a line of its own
-
-    return show

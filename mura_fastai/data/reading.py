@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from mura_fastai.bars import stderr_bar
 from mura_fastai.data.gather import by_reason
-from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.sources import find_source, read_images
 from mura_fastai.data.store import auto_store
 from mura_fastai.data.studies import finish_images

@@ -21,7 +21,7 @@ from .gather import (
     plain_name,
     two_labels,
 )
-from .pixels import check_images, limit_bad
+from .inspection import check_images, limit_bad
 from .studies import finish_images, mura_images, patient_split, refuse_leaks, tune_split
 from .tables import Without, parse_labels, read_table
 
@@ -268,7 +268,7 @@ def read_images(
     tune_pct: float = 0.1,  # share of train on which epochs and thresholds are chosen
     seed: int = 0,  # another seed, another split
     allow_leaks: bool = False,  # go on although a patient is in both train and valid
-    progress: Progress = None,  # called with (done, all) while files are decoded, e.g. `pixels.stderr_bar("checking")`
+    progress: Progress = None,  # called with (done, all) while files are decoded, e.g. `bars.stderr_bar("checking")`
     decode: bool = True,  # False opens none of MURA's files: its CSVs say all; the other sources need the pixels
     check: Callable[[pd.DataFrame], list[dict]] | None = None,  # names MURA's bad files instead, as a store knows them
     without: Without = None,  # files, and lines of tables, to pass over: what an audit has refused

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .pixels import LOOK_SIDE, inspect_images
+from .inspection import LOOK_SIDE, inspect_images
 
 BLACK = 8  # grey levels of 255; below it is what JPEG leaves of black
 FLAT = 4  # grey levels; a row or column that varies less is constant but for the noise of JPEG

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mura_fastai.bars import stderr_bar
 from mura_fastai.confined import refuse_links
-from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.sources import find_source, read_images
 from mura_fastai.data.traits import traits as read_traits
 from mura_fastai.errors import InputError

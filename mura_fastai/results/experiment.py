@@ -10,10 +10,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from fastai.torch_core import set_seed
 
+from mura_fastai.bars import stderr_bar
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.loose import input_images
 from mura_fastai.data.phantom import is_phantom
-from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.reading import name_skipped, read_data
 from mura_fastai.data.sources import find_source
 from mura_fastai.data.store import auto_store

@@ -8,7 +8,7 @@ import pandas as pd
 from fastai.learner import Learner
 
 from mura_fastai.confined import resuming
-from mura_fastai.data.pixels import limit_bad
+from mura_fastai.data.inspection import limit_bad
 from mura_fastai.data.reading import print_left_out, read_data
 from mura_fastai.data.store import Store, build_store, store_folder, whole_store
 from mura_fastai.data.studies import SPLITS

@@ -6,7 +6,7 @@ import torch
 from fastai.learner import Learner
 
 from mura_fastai.data.gather import flag_unreadable, mura_study
-from mura_fastai.data.pixels import limit_bad
+from mura_fastai.data.inspection import limit_bad
 from mura_fastai.data.store import Store
 from mura_fastai.errors import InputError
 from mura_fastai.models.views import StudyNet

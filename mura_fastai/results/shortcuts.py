@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from mura_fastai.data.pixels import stderr_bar
+from mura_fastai.bars import stderr_bar
 from mura_fastai.data.traits import traits as read_traits
 from mura_fastai.errors import InputError
 from mura_fastai.results.guessing import (

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from mura_fastai.bars import stderr_bar
 from mura_fastai.confined import refuse_links
 from mura_fastai.data import phantom_anatomy, phantom_draw, phantom_findings, phantom_views
 from mura_fastai.data.fingerprints import cache_folder
 from mura_fastai.data.phantom import make_phantom
-from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.studies import LABEL_NAMES, mura_images, summarize
 from mura_fastai.errors import InputError
 from mura_fastai.files import read_yaml, write_text

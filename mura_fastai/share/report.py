@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastcore.xml import FT, H1, P, Strong
 
-from mura_fastai.data.pixels import stderr_bar
+from mura_fastai.bars import stderr_bar
 from mura_fastai.data.traits import traits
 from mura_fastai.errors import InputError
 from mura_fastai.files import refuse_closed, write_text

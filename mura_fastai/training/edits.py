@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mura_fastai.data.pixels import stderr_bar
+from mura_fastai.bars import stderr_bar
 from mura_fastai.data.sources import read_images
 from mura_fastai.errors import InputError
 from mura_fastai.training.tables import read_table

@@ -11,9 +11,9 @@ import yaml
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
 
+from mura_fastai.bars import stderr_bar
 from mura_fastai.data.augment import AugmentXray, xray_tfms
 from mura_fastai.data.loaders import mura_dls, usable_rows
-from mura_fastai.data.pixels import stderr_bar
 from mura_fastai.data.store import Store, auto_store
 from mura_fastai.errors import InputError
 from mura_fastai.files import replacing, write_text

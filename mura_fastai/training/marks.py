@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from mura_fastai.data.fingerprints import file_stamps
-from mura_fastai.data.pixels import inspect_images, pad_square, read_grey
+from mura_fastai.data.inspection import inspect_images
+from mura_fastai.data.pixels import pad_square, read_grey
 from mura_fastai.data.store import Store, whole_store
 from mura_fastai.errors import BadImage, InputError
 from mura_fastai.text import name_some, one_of

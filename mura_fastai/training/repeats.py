@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mura_fastai.data.pixels import stderr_bar
+from mura_fastai.bars import stderr_bar
 from mura_fastai.data.store import Store, auto_store
 from mura_fastai.data.studies import finish_images, patient_folds, tune_split
 from mura_fastai.errors import InputError
