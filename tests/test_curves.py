@@ -430,7 +430,7 @@ def a_history(**columns):
     "columns", [{}, {"auroc": np.nan}, {"auroc": [0.9, 0.1, 0.2, 0.3]}, {"auroc": [np.nan, 0.5, 0.4, np.nan]}]
 )
 def test_the_kept_epoch_is_the_one_whose_weights_a_run_keeps(columns, tmp_path, monkeypatch):
-    from mura_fastai.training import keeping
+    from mura_fastai.training import best
 
     class Rows:
         rows = []
@@ -439,8 +439,8 @@ def test_the_kept_epoch_is_the_one_whose_weights_a_run_keeps(columns, tmp_path, 
         model = torch.nn.Linear(1, 1)
 
     saved = []
-    monkeypatch.setattr(keeping, "save_best", lambda *_: saved.append(len(Rows.rows) - 1))
-    keep = keeping.KeepBest(tmp_path, Rows)
+    monkeypatch.setattr(best, "save_best", lambda *_: saved.append(len(Rows.rows) - 1))
+    keep = best.KeepBest(tmp_path, Rows)
     keep.learn = Learn
     for _, row in a_history(**columns).iterrows():
         Rows.rows.append(row.to_dict())

@@ -32,10 +32,10 @@ from mura_fastai.results.tables import read_predictions, read_scores
 from mura_fastai.share.cards import maps_of
 from mura_fastai.share.report import losses_section
 from mura_fastai.share.report_facts import read_facts
-from mura_fastai.training import beside, keeping
+from mura_fastai.training import beside, best
 from mura_fastai.training.alone import OWNER, alone, refuse_busy, trained_by
 from mura_fastai.training.beside import KEPT, OF_WEIGHTS, best_file, placing, weights_mark
-from mura_fastai.training.keeping import save_best
+from mura_fastai.training.best import save_best
 from mura_fastai.training.repeats import is_finished
 from mura_fastai.training.runs import load_run
 from mura_fastai.training.state import read_state, read_told, write_state
@@ -304,7 +304,7 @@ def test_weights_that_a_crash_swallowed_are_no_finished_run(run, own):
     write_state(own, state)
     evaluate_run(own, ci=None)
     assert kept(own) == set(OF_WEIGHTS) and not is_finished(own)
-    keeping.mend_best(_keeper(own, state), state)
+    best.mend_best(_keeper(own, state), state)
     weights = read_weights(best_file(own))
     assert not kept(own) and all(torch.equal(v, weights[k]) for k, v in state.part("model").items())
     evaluate_run(own, ci=None)
@@ -312,7 +312,7 @@ def test_weights_that_a_crash_swallowed_are_no_finished_run(run, own):
 
 
 def _keeper(run, state):
-    keeper = keeping.KeepBest(run, type("Rows", (), {"rows": state.told["rows"]}))
+    keeper = best.KeepBest(run, type("Rows", (), {"rows": state.told["rows"]}))
     keeper.best, keeper.epoch_kept = state.told["best"]
     return keeper
 
@@ -326,7 +326,7 @@ def test_what_was_made_goes_before_the_weights_and_for_good(own, monkeypatch):
         assert not kept(own) and done == [str(own)]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(keeping, "write_bytes", cut)
+    monkeypatch.setattr(best, "write_bytes", cut)
     before = best_file(own).read_bytes()
     with pytest.raises(KeyboardInterrupt):
         better(own)
@@ -337,7 +337,7 @@ def test_a_run_of_an_earlier_version_is_finished_although_its_weights_tell_no_ep
     from safetensors.torch import save_file
 
     save_file(read_weights(best_file(own)), best_file(own))
-    assert not keeping.lacks_best(own, read_told(own)) and is_finished(own)
+    assert not best.lacks_best(own, read_told(own)) and is_finished(own)
 
 
 # ---------------------------------------------------------------- real processes

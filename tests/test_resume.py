@@ -24,7 +24,7 @@ from mura_fastai.errors import InputError
 from mura_fastai.files import aside_of, replacing, sweep
 from mura_fastai.results import experiment
 from mura_fastai.results.experiment import resume, train
-from mura_fastai.training import fitting, keeping, schedules
+from mura_fastai.training import best, fitting, keeping, schedules
 from mura_fastai.training.beside import OF_WEIGHTS
 from mura_fastai.training.interrupts import Stops, saying_how_to_go_on
 from mura_fastai.training.keeping import KeepState
@@ -331,16 +331,16 @@ def test_folds_and_seeds_go_on_in_the_middle_of_one(root, tmp_path, capsys):
 
 def test_best_weights_that_a_crash_swallowed_are_those_of_the_state(few, whole, tmp_path, monkeypatch):
     whole = whole(dict(epochs=2))
-    run, write = tmp_path / "run", keeping.save_best
+    run, write = tmp_path / "run", best.save_best
 
     def crash(*_):
         raise Cut
 
-    monkeypatch.setattr(keeping, "save_best", crash)
+    monkeypatch.setattr(best, "save_best", crash)
     with pytest.raises(Cut):
         train_run(few, run, epochs=2, store=False, **QUICK)
     assert read_told(run)["place"] == [0, 1, 0] and not (run / "weights" / "best.safetensors").exists()
-    monkeypatch.setattr(keeping, "save_best", write)
+    monkeypatch.setattr(best, "save_best", write)
     resume_run(run)
     assert_same(run, whole)
 

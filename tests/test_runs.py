@@ -24,7 +24,7 @@ from mura_fastai.results.experiment import evaluate_run, interpret_run, predict,
 from mura_fastai.results.predict import predict_images
 from mura_fastai.results.scoring import predictions_of
 from mura_fastai.results.tables import evaluate_file, read_predictions
-from mura_fastai.training.keeping import KeepBest
+from mura_fastai.training.best import KeepBest
 from mura_fastai.training.runs import load_run, train_run
 from mura_fastai.training.tables import read_table
 

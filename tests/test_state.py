@@ -18,7 +18,7 @@ from whole import unpacked
 from mura_fastai.errors import InputError, TrainingError
 from mura_fastai.models.weights import fill
 from mura_fastai.training.beside import best_file
-from mura_fastai.training.keeping import save_best
+from mura_fastai.training.best import save_best
 from mura_fastai.training.resume import resume_run
 from mura_fastai.training.state import DamagedState, State, packed, read_state, read_told, state_file, write_state
 

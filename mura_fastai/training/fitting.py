@@ -18,8 +18,9 @@ from mura_fastai.data.store import Store, auto_store
 from mura_fastai.errors import InputError
 from mura_fastai.files import replacing, write_text
 from mura_fastai.text import name_some
+from mura_fastai.training.best import KeepBest, drop_doubtful, mend_best
 from mura_fastai.training.interrupts import Stops, say_beforehand
-from mura_fastai.training.keeping import KeepBest, KeepState, drop_doubtful, mend_best
+from mura_fastai.training.keeping import KeepState
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.marks import ANEW, file_marks
 from mura_fastai.training.optimizer import optimizer_of

@@ -11,7 +11,7 @@ from mura_fastai.errors import InputError
 from mura_fastai.files import read_yaml, write_text
 from mura_fastai.schema import REPEATS, check_values
 from mura_fastai.text import one_of
-from mura_fastai.training.keeping import has_learned
+from mura_fastai.training.best import has_learned
 from mura_fastai.training.marks import ANEW
 from mura_fastai.training.runs import train_run
 

@@ -19,9 +19,9 @@ from mura_fastai.provenance import checkout, versions
 from mura_fastai.text import one_of
 from mura_fastai.training.alone import alone
 from mura_fastai.training.beside import KEPT, best_file
+from mura_fastai.training.best import has_learned, lacks_best
 from mura_fastai.training.fitting import provenance_of, table_digest
 from mura_fastai.training.interrupts import saying_how_to_go_on
-from mura_fastai.training.keeping import has_learned, lacks_best
 from mura_fastai.training.plans import (
     FILE,
     FORMAT,

@@ -17,10 +17,10 @@ from mura_fastai.schema import SETTINGS, unknown_names
 from mura_fastai.text import name_some, one_of
 from mura_fastai.training.alone import alone
 from mura_fastai.training.beside import best_file
+from mura_fastai.training.best import KeepBest, has_learned, mend_best
 from mura_fastai.training.edits import source_edits, table_edits
 from mura_fastai.training.fitting import decisive, fit_run, provenance_of, table_digest
 from mura_fastai.training.interrupts import saying_how_to_go_on
-from mura_fastai.training.keeping import KeepBest, has_learned, mend_best
 from mura_fastai.training.marks import ANEW, refuse_unmarked
 from mura_fastai.training.progress import History
 from mura_fastai.training.runs import read_settings

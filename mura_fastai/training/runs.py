@@ -22,9 +22,9 @@ from mura_fastai.schema import SETTINGS, check_values
 from mura_fastai.text import name_some
 from mura_fastai.training.alone import LOCK, OWNER, alone, refuse_busy, trained_by
 from mura_fastai.training.beside import best_file
+from mura_fastai.training.best import told_gone
 from mura_fastai.training.fitting import CHANGES, FORM, augmentation, fit_run
 from mura_fastai.training.interrupts import saying_how_to_go_on
-from mura_fastai.training.keeping import told_gone
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.optimizer import OPTIMIZERS
 from mura_fastai.training.precision import resolve_precision
