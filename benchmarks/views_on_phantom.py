@@ -1,30 +1,28 @@
 """What pooling the views inside the network is worth where one view alone shows the abnormality: a phantom, trained.
 
-    python benchmarks/views_on_phantom.py PHANTOM OUT --seeds 0 > benchmarks/views_on_phantom.txt
+    python benchmarks/views_on_phantom.py PHANTOM OUT > benchmarks/views_on_phantom.txt
 
-A phantom is drawn at PHANTOM (where there is none yet) of which every abnormal study shows it in one view alone. Its
-studies of three or four views, normal ones and those with hardware (what so few pixels can show), are dealt out to
-train and valid; train holds as many of either label. Four ways to learn from them, all else equal, the pictures of a
-step too: single images with their study's label, the probabilities averaged (or the largest taken); and whole studies,
-their features pooled by mean, maximum and gated attention. The weights are those of the last epoch, so that nothing is
-chosen. Predictions lie in OUT; what is there is not trained again. Each difference of AUROC is paired, study by study,
-with a 95 % interval over patients (`mura compare`).
+A phantom of which every abnormal study shows it in one view alone is drawn in the folder PHANTOM, where there is none
+yet of this seed, number and size. Seed 0 is the one that size, epochs, learning rate and network were found on: another
+one is scored. Its studies of three or four views, normal ones and those with hardware (what so few pixels can show),
+are dealt out to train and valid; train holds as many of either label. Four ways to learn from them, all else equal, the
+pictures of a step too: single images with their study's label, the probabilities averaged (or the largest taken); and
+whole studies, their features pooled by mean, maximum and gated attention. The weights are those of the last epoch, so
+that nothing is chosen. Predictions lie in OUT; what is there is not trained again. Each difference of AUROC is paired,
+study by study, with a 95 % interval over patients (`mura compare`), and held against what other seeds change.
 """
 
 import argparse
-import os
-import platform
 import sys
 import time
 from pathlib import Path
 
 import pandas as pd
-import torch
-from ablations import same_settings
 from fastai.torch_core import set_seed
+from telling import COLUMNS, LEGEND, command, common_options, differences, made_with, sentences, settle, which_seeds
 
 from mura_fastai.data.loaders import mura_dls
-from mura_fastai.data.phantom import make_phantom
+from mura_fastai.data.phantom import is_phantom, make_phantom
 from mura_fastai.data.store import build_store
 from mura_fastai.data.studies import mura_images
 from mura_fastai.models.cnn import MuraCNN
@@ -40,6 +38,18 @@ PAIRS = [
     ("attention", "mean"), ("attention", "images"), ("attention", "images, max"), ("attention", "max"),
     ("max", "mean"), ("mean", "images"),
 ]  # fmt: skip
+SETTINGS = ("kind", "studies", "phantom_seed", "train", "tune", "size", "epochs", "lr", "bs")
+DRAWN, TUNED_ON = 96, 0  # pixels of the phantom's longer side; the seed of the phantom that settings were found on
+
+
+def drawn(folder: Path, studies: int, seed: int) -> Path:
+    "The phantom of this seed; its folder's name says all that it was drawn with."
+    if is_phantom(folder):
+        sys.exit(f"{folder}: a phantom, and it does not tell its seed; name a folder to draw one in")
+    root = folder / f"one-view-{studies}-studies-{DRAWN}-px-seed-{seed}"
+    if not root.exists():
+        make_phantom(root, studies, seed, DRAWN, one_view=1.0)
+    return root
 
 
 def dealt(phantom: Path, kind: str, train: int, tune: int) -> pd.DataFrame:
@@ -82,54 +92,75 @@ def found(preds: pd.DataFrame, phantom: Path) -> str:
     return f"the view that shows it weighs most in {hits} of {of}, {weight:.2f} in the mean (by chance {chance:.2f})"
 
 
-def main():
+def parser() -> argparse.ArgumentParser:
+    "The command line."
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("phantom", type=Path, help="where the phantom is, or will be")
-    parser.add_argument("out", type=Path, help="folder for the predictions")
+    parser.add_argument("phantom", type=Path, help="folder where phantoms are, or will be")
+    common_options(parser)
+    parser.add_argument("--phantom-seed", type=int, default=1, help=f"its settings were found on seed {TUNED_ON}")
     parser.add_argument("--kind", default="hardware", help="of abnormality; studies with others alone are left out")
     parser.add_argument("--studies", type=int, default=5000, help="of the phantom, those of one or two views too")
     parser.add_argument("--train", type=int, default=360, help="studies of either label to train on")
     parser.add_argument("--tune", type=int, default=20, help="of either label, that loaders need; nothing is chosen")
-    parser.add_argument("--size", type=int, default=64, help="pixels; the phantom is drawn at 96")
+    parser.add_argument("--size", type=int, default=64, help=f"pixels; the phantom is drawn at {DRAWN}")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--bs", type=int, default=16, help="studies a batch; of single images 3.3 times as many")
-    parser.add_argument("--seeds", default="0", help="of weights and order, such as 0,1")
-    parser.add_argument("--arms", default=",".join(ARMS), help=f"some of {', '.join(ARMS)}")
-    args = parser.parse_args()
-    same_settings(args, ("kind", "studies", "train", "tune", "size", "epochs", "lr", "bs"))
-    if not args.phantom.exists():
-        make_phantom(args.phantom, args.studies, 0, 96, one_view=1.0)
-    images = dealt(args.phantom, args.kind, args.train, args.tune)
-    store = build_store(images, args.out / f"store-{args.size}", args.size)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    return parser
+
+
+def header(args, kept: dict, images: pd.DataFrame):
+    "What was run, on what."
+    print(command("views_on_phantom.py", parser(), args))
+    same = "settings were found on it" if args.phantom_seed == TUNED_ON else f"settings were found on seed {TUNED_ON}"
+    print(
+        f"phantom of seed {args.phantom_seed} ({same}), {args.studies} studies, {DRAWN} px; abnormal: {args.kind} alone"
+    )
+    print(
+        f"MuraCNN(grid=1, hidden=64), {args.size} px, {args.epochs} epochs, highest learning rate {args.lr:g},", end=" "
+    )
+    print(f"batches of {args.bs} studies or {round(3.3 * args.bs)} images")
+    print(made_with(args, kept))
     n = images.drop_duplicates("study").groupby("split").label.agg(["size", "sum"])
-    threads = torch.get_num_threads()
-    print(" ".join(["python benchmarks/views_on_phantom.py PHANTOM OUT", *sys.argv[3:]]))
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {threads} thread(s), PyTorch {torch.__version__}")
-    print(f"MuraCNN(grid=1, hidden=64), {args.size} px, {args.epochs} epochs, highest learning rate {args.lr:g}")
     for split in ("train", "valid"):
         print(f"  {split:6} {n['size'][split]:5} studies, {n['sum'][split]:4} abnormal")
-    tables = {arm: [] for arm in args.arms.split(",")}
-    for seed in map(int, args.seeds.split(",")):
+
+
+def main():
+    args = parser().parse_args()
+    kept = settle(args, SETTINGS)
+    phantom = drawn(args.phantom, args.studies, args.phantom_seed)
+    images = dealt(phantom, args.kind, args.train, args.tune)
+    store = build_store(images, args.out / f"store-{args.size}", args.size)
+    if args.report:
+        args.arms = [arm for arm in args.arms if any(args.out.glob(f"{arm}-[0-9]*.csv"))]
+    args.seeds = which_seeds(args, args.arms[0])
+    header(args, kept, images)
+    tables = {arm: [] for arm in args.arms}
+    for seed in args.seeds:
         for arm in tables:
             file, began, worked = args.out / f"{arm}-{seed}.csv", time.perf_counter(), time.process_time()
+            spent = ""
             if not file.exists():
+                if args.report:
+                    continue
                 write_predictions(trained(images, store, ARMS[arm], seed, args), file)
+                spent = f"  ({time.process_time() - worked:.0f} s of a core, {time.perf_counter() - began:.0f} s)"
             preds = read_predictions(file)
             tables[arm].append(preds)
             auroc = score(preds, ci=None).loc["overall", "auroc"]
-            told = f"seed {seed}  {arm:10} AUROC {auroc:.3f}  "
-            told += f"({time.process_time() - worked:.0f} s of a core, {time.perf_counter() - began:.0f} s)"
-            told += f"  {found(preds, args.phantom)}" if arm in ("attention", "max") else ""
-            print(told, flush=True)
+            told = f"  {found(preds, phantom)}" if arm in ("attention", "max") else ""
+            print(f"seed {seed}  {arm:10} AUROC {auroc:.3f}{spent}{told}", flush=True)
     if "images" in tables:
         tables["images, max"] = [to_studies(p, "max") for p in tables["images"]]
-    print("\ndifferences of AUROC, mean over seeds, 95 % intervals over patients")
-    for a, b in PAIRS:
-        if a in tables and b in tables:
-            row = compare(tables[b], tables[a], names=[b, a], metrics=("auroc",)).loc["overall"]
-            diff, lo, hi = (row[f"auroc_diff{end}"] for end in ("", "_lo", "_hi"))
-            print(f"{f'{a} - {b}':25} {diff:+.3f} [{lo:+.3f}, {hi:+.3f}]  p {row['auroc_p']:.2g}")
+    pairs = [(a, b) for a, b in PAIRS if a in tables and b in tables]
+    compared = {(a, b): compare(tables[b], tables[a], names=[b, a], metrics=("auroc",)) for a, b in pairs}
+    print(f"\n{'AUROC, mean over seeds':25} {COLUMNS}")
+    for (a, b), table in compared.items():
+        print(f"{f'{a} - {b}':25} {differences(table)[a]}")
+    print(f"{LEGEND}\n")
+    print(*(sentences(table) for table in compared.values()), sep="\n")
 
 
 if __name__ == "__main__":
