@@ -1,26 +1,36 @@
 """What each part of `mura_cnn` is worth: networks that differ in one thing, trained alike on one split of FracAtlas.
 
-    python benchmarks/ablations.py FRACATLAS OUT --seeds 0 1 2 > benchmarks/ablations.txt
+    python benchmarks/ablations.py FRACATLAS OUT > benchmarks/ablations.txt
 
 FracAtlas's valid rows are not looked at: the others are dealt out anew by patient, two thirds to learn from and a third
 to score on. Every network has the same pictures, augmentation, epochs and schedule, and the weights of its last epoch
-are scored, so that nothing is chosen. Predictions lie in OUT; what is there is not trained again. Each difference of
-AUROC is paired, radiograph by radiograph, with a 95 % interval over patients (`mura compare`); the spread between
-seeds stands beside it, and is no part of it.
+are scored, so that nothing is chosen. Predictions lie in OUT; what is there is not trained again, and `--report` tells
+of it without training. Each difference of AUROC is paired, radiograph by radiograph, with a 95 % interval over patients
+(`mura compare`), and held against what other seeds change.
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import torch
-from fastai.torch_core import default_device, set_seed
+from fastai.torch_core import set_seed
+from telling import (
+    COLUMNS,
+    LEGEND,
+    adjusted,
+    command,
+    common_options,
+    differences,
+    made_with,
+    sentences,
+    settle,
+    which_seeds,
+)
 from torch import nn
 
-from mura_fastai.bench.measure import hardware
-from mura_fastai.bench.report import machine_lines
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.reading import read_data
 from mura_fastai.data.store import auto_store
@@ -29,8 +39,8 @@ from mura_fastai.models.cnn import SIZES, LocalContrast, MuraCNN, SmoothMaxPool,
 from mura_fastai.models.cost import network_cost
 from mura_fastai.models.heads import GeM
 from mura_fastai.models.plain import PlainCNN
-from mura_fastai.provenance import checkout
 from mura_fastai.results.compare import compare
+from mura_fastai.results.metrics import score
 from mura_fastai.results.predict import predict_images
 from mura_fastai.results.tables import read_predictions, write_predictions
 from mura_fastai.training.learner import mura_learner
@@ -111,18 +121,26 @@ NETS = {
     "grey alone, no local contrast": lambda size: grey_alone(),
     "max-pool, not smoothed": lambda size: replaced(mura_cnn(), SmoothMaxPool, lambda m: nn.MaxPool2d(2)),
     "head: every place, no peak": lambda size: with_head(mura_cnn(), nn.Flatten(), 96 * (size // 16) ** 2),
-    "these three at once": residual_alone,
+    "no contrast, max-pools, every place": residual_alone,
     "head: mean and peak, no grid": lambda size: mura_cnn(grid=1),
     "head: generalised mean": lambda size: with_head(mura_cnn(), GeM(), 96),
     "channel attention": lambda size: with_attention(),
     "group norm, layer norm in head": lambda size: without_batch_norm(),
     "dropout .2 after every stage": lambda size: with_dropout(),
     "a fourth stage, 3 x 3 grid": lambda size: mura_cnn(widths=(16, 32, 48, 64, 96), grid=3),
-    "two blocks a stage": lambda size: mura_cnn(depth=2),
     "mura_cnn_small": lambda size: mura_cnn(widths=SIZES["mura_cnn_small"]),
     "mura_cnn_large": lambda size: mura_cnn(widths=SIZES["mura_cnn_large"]),
     "plain_cnn": PlainCNN,
 }
+# What its files are called: the row's name of the time when folders that still exist were trained.
+FORMERLY = {"no contrast, max-pools, every place": "these three at once"}
+SETTINGS = ("size", "epochs", "bs", "lr")
+
+
+def file_of(out: Path, name: str, seed: int) -> Path:
+    "Where a network's predictions lie."
+    plain = FORMERLY.get(name, name).replace(" ", "_").replace(",", "").replace(":", "")
+    return out / f"{plain}-{seed}.csv"
 
 
 def trained(images, net, seed: int, args, store, epochs: int | None = None, **options):
@@ -135,82 +153,76 @@ def trained(images, net, seed: int, args, store, epochs: int | None = None, **op
     return predict_images(learn, images[images.split == "tune"], store=store)
 
 
-def parsed(about: str, names: list[str] | None = None) -> argparse.Namespace:
-    "The command line."
+def parser(about: str, nets: list[str] | None = None) -> argparse.ArgumentParser:
+    "The command line, with a choice of networks where there are some."
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("data", help="FracAtlas's folder")
-    parser.add_argument("out", type=Path, help="folder for predictions")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    common_options(parser)
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--bs", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
-    if names:
-        parser.add_argument(
-            "--only", nargs="+", default=names, choices=names, metavar="NET", help="some of the networks"
-        )
-    args = parser.parse_args()
-    same_settings(args)
-    return args
-
-
-def same_settings(args, names: tuple = ("size", "epochs", "bs", "lr")):
-    "What lies in OUT was trained alike, or nothing of it may be taken for it."
-    told = json.dumps({k: vars(args)[k] for k in names} | {"commit": checkout()["commit"]})
-    file = args.out / "settings.json"
-    if file.exists() and file.read_text() != told:
-        sys.exit(f"{args.out}: trained with {file.read_text()}, now {told}; name another folder")
-    args.out.mkdir(parents=True, exist_ok=True)
-    file.write_text(told)
+    if nets:
+        parser.add_argument("--only", nargs="+", default=nets, choices=nets, metavar="NET", help="some of the networks")
+    return parser
 
 
 def split_rows(args) -> tuple:
-    "The rows to learn from (train) and to score on (tune), and their pixels."
+    "The rows to learn from (train) and to score on (tune), and their pixels where something is trained."
     images = read_data(args.data, "fracatlas", None, 0.05, 0, False, args.size)
     images = images[images.split != "valid"].reset_index(drop=True)
     images = patient_split(images.assign(split="train"), valid_pct=0.33, seed=5)
     images.loc[images.split == "valid", "split"] = "tune"
-    return images, auto_store(images, args.size, None)
+    return images, None if args.report else auto_store(images, args.size, None)
 
 
-def main():
-    args = parsed(__doc__, list(NETS))
-    images, store = split_rows(args)
-    preds = {}
-    for seed in args.seeds:  # all networks of one seed, then of the next: what is unfinished can be told already
-        for name in dict.fromkeys(["mura_cnn", *args.only]):  # the base first
-            file = args.out / f"{name.replace(' ', '_').replace(',', '').replace(':', '')}-{seed}.csv"
-            if not file.exists():
-                started = time.perf_counter()
-                write_predictions(trained(images, NETS[name], seed, args, store), file)
-                print(f"{name}, seed {seed}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
-            preds.setdefault(name, []).append(read_predictions(file))
-    header("ablations.py", args, images)
-    report(preds, args)
-
-
-def header(script: str, args, images):
+def header(told: str, args, kept: dict, images):
     "What was run, on what."
-    print(f"python benchmarks/{script} FRACATLAS OUT --seeds {' '.join(map(str, args.seeds))}")
+    print(told)
     print(f"{args.size} px, {args.epochs} epochs, batches of {args.bs}, highest learning rate {args.lr}")
-    print(*machine_lines(hardware(default_device())), sep="\n")
+    print(made_with(args, kept))
     learnt, scored = images[images.split == "train"], images[images.split == "tune"]
     print(f"{len(learnt)} to learn from, {len(scored)} scored ({(scored.label == 1).sum()} abnormal)")
 
 
+def main():
+    options = parser(__doc__, list(NETS))
+    args = options.parse_args()
+    kept = settle(args, SETTINGS)
+    args.seeds = which_seeds(args, "mura_cnn")
+    args.only = list(dict.fromkeys(["mura_cnn", *args.only]))  # the base first
+    if args.report:
+        args.only = [name for name in args.only if any(file_of(args.out, name, s).exists() for s in args.seeds)]
+    images, store = split_rows(args)
+    preds = {name: [] for name in args.only}
+    for seed in args.seeds:  # all networks of one seed, then of the next: what is unfinished can be told already
+        for name, tables in preds.items():
+            file = file_of(args.out, name, seed)
+            if not file.exists():
+                if args.report:
+                    continue
+                started = time.perf_counter()
+                write_predictions(trained(images, NETS[name], seed, args, store), file)
+                print(f"{name}, seed {seed}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
+            tables.append(read_predictions(file))
+    header(command("ablations.py", options, args), args, kept, images)
+    report(preds, args)
+
+
 def report(preds: dict, args):
-    print(f"\n{'':32}{'M mult-adds':>12} {'AUROC':>12}   {'minus mura_cnn, 95 % interval':30} seeds")
-    base = preds["mura_cnn"]
+    "A row a network, each held against the first one."
+    first, *others = preds
+    table = compare(*preds.values(), names=list(preds), metrics=("auroc",)) if others else None
+    minus = differences(table) if others else {}
+    print(f"\n{'':36}{'M mult-adds':>12} {'AUROC':>7} {'':8} n  {COLUMNS}")
     for name, tables in preds.items():
-        row = compare(base, tables, names=["base", name], metrics=("auroc",)).loc["overall"]
         cost = network_cost(NETS[name](args.size), args.size).multiply_adds / 1e6
-        spread = f" sd {row['auroc_b_seed_sd']:.3f}" if len(tables) > 1 else ""
-        minus = (
-            ""
-            if name == "mura_cnn"
-            else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*(row[f"auroc_diff{end}"] for end in ("", "_lo", "_hi")))
-        )
-        print(f"{name:32}{cost:12.0f} {row['auroc_b']:7.3f}{spread:9}   {minus:30} {len(tables)}")
+        aurocs = pd.Series([score(t, ci=None).loc["overall", "auroc"] for t in tables])
+        spread = f"sd {aurocs.std():.3f}" if len(tables) > 1 else ""
+        print(f"{name:36}{cost:12.0f} {aurocs.mean():7.3f} {spread:8} {len(tables)}  {minus.get(name, '')}".rstrip())
+    print(f"n: trainings, sd: between them; difference: from {first}\n{LEGEND}")
+    if others:
+        print(f"{adjusted(others)}\n\n{sentences(table)}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from mura_fastai.results.verdicts import compare_sentences, comparisons, seed_no
 
 PLACES = {"data": "FRACATLAS", "phantom": "PHANTOM", "out": "OUT"}  # what is printed instead of folders
 SEEDS = [0, 1, 2]
-COLUMNS = f"{'95 % interval':28}{'by seeds':>8}  more"
+COLUMNS = f"{'difference, 95 % interval':28}{'by seeds':>8}  more"
 LEGEND = (
     "by seeds: how far the means of so many trainings lie apart by their seeds alone, in 95 of 100 such pairs;\n"
     "more: whether the difference is larger. The interval is about other patients, with these trainings as they are."
@@ -120,6 +120,14 @@ def differences(
     return {
         name: difference(part.loc[region], (seeds[first], seeds[name])) for name, part in comparisons(table).items()
     }
+
+
+def adjusted(
+    others: list[str],  # the arms that are held against the first one
+) -> str:
+    "By which p the sentences speak."
+    many = f", adjusted by Holm's method for {len(others)} such questions" if len(others) > 1 else ""
+    return f"Below, p is that of one question alone; what the set shows goes by p{many}."
 
 
 def sentences(
