@@ -117,16 +117,54 @@ def test_what_is_counted_is_the_network_that_was_trained_not_the_whole_one_of_th
     assert all("to layer1" in case.name for case in timed)
 
 
-def test_the_gain_is_the_paired_difference_between_the_ends_of_the_front(run, tmp_path):
+def knowing(run, folder, arch, share):
+    "A copy of a run that has so much of the label in its predictions: all is right at 1, all wrong at -1."
+    other_run(run, folder, arch=arch)
     preds = pd.read_csv(run / "predictions.csv", dtype={"study": str, "patient": str})
-    better = other_run(run, tmp_path / "better", arch="resnet18")
-    preds.assign(p_abnormal=0.9 * preds.label + 0.1 * preds.p_abnormal).to_csv(better / "predictions.csv", index=False)
+    told = preds.label if share > 0 else 1 - preds.label
+    preds["p_abnormal"] = abs(share) * told + (1 - abs(share)) * preds.p_abnormal
+    preds.to_csv(folder / "predictions.csv", index=False)
+    return folder
+
+
+def test_the_gain_is_the_paired_difference_between_the_best_and_the_next_cheaper_on_the_front(run, tmp_path):
+    better = knowing(run, tmp_path / "better", "resnet18", 0.9)
     document = frontier([better, run], **FAST)
     gain, (dear, cheap) = document["gain"], document["runs"]
     assert (gain["best"], gain["over"]) == ("better", run.name)
     assert gain["times"] == dear["multiply_adds"] / cheap["multiply_adds"] > 1
     aurocs = [r["scores"]["overall"]["auroc"] for r in (dear, cheap)]
     assert gain["auroc_diff"] == pytest.approx(aurocs[0] - aurocs[1]) and gain["auroc_diff"] > 0
+    # One that is beaten costs nearly as much, and another one on the front is cheaper still: neither is named.
+    small = knowing(run, tmp_path / "small", "mura_cnn_small", -0.2)
+    beaten = knowing(run, tmp_path / "beaten", "mura_cnn_large", -0.9)
+    document = frontier([small, beaten, better, run], **FAST)
+    costs = {r["name"]: r["multiply_adds"] for r in document["runs"]}
+    assert costs["small"] < costs[run.name] < costs["beaten"] < costs["better"]
+    assert {r["name"]: r["on_front"] for r in document["runs"]} == {
+        "small": True, run.name: True, "beaten": False, "better": True
+    }  # fmt: skip
+    assert document["gain"] == gain
+
+
+def test_the_table_and_the_picture_tell_what_a_network_started_from(run, tmp_path):
+    file = "/somewhere/else/resnet18_in1k.safetensors"
+    given = {
+        "fresh": dict(arch="resnet18", pretrained=False, weights=None),
+        "own": dict(arch="resnet18", pretrained=True, weights=file),
+        "hub": dict(arch="resnet18.tv_in1k", pretrained=True, weights=None),
+        "any": dict(arch="resnet18", pretrained=True, weights=None),
+    }
+    runs = [other_run(run, tmp_path / name, **settings) for name, settings in given.items()]
+    document = frontier(runs, tmp_path / "out", **FAST)
+    told = {r["name"]: r["weights"] for r in document["runs"]}
+    timms = timm.create_model("resnet18").pretrained_cfg["tag"]
+    assert told == dict(fresh="scratch", own="file: resnet18_in1k.safetensors", hub="hub: tv_in1k", any=f"hub: {timms}")
+    table, names = text(document), {t.get_text() for t in draw(document).axes[0].texts}
+    rows = {line.strip(" *").split("  ")[0]: line for line in table.splitlines()}
+    assert all(f"  {weights}  " in rows[name] for name, weights in told.items())
+    assert names - {""} == {"fresh", "own (pretrained)", "hub (pretrained)", "any (pretrained)"}
+    assert "/somewhere" not in (tmp_path / "out" / "frontier.json").read_text()
 
 
 def test_seeds_in_one_folder_are_one_point_with_their_mean(run, tmp_path):
@@ -233,13 +271,14 @@ def crowd():
     for name, millions, giga, auroc in rows:
         scores = dict(n=900, n_abnormal=300, auroc=auroc, auroc_lo=auroc - 0.02, auroc_hi=auroc + 0.018)
         runs.append(
-            dict(name=name, arch="any", size=224, precision="fp32", parameters=int(millions * 1e6), seeds=3,
-                 multiply_adds=int(giga * 1e9), scores={"overall": scores}, training=None, prediction=None)
+            dict(name=name, arch="any", size=224, precision="fp32", weights="scratch", seeds=3,
+                 parameters=int(millions * 1e6), multiply_adds=int(giga * 1e9), scores={"overall": scores},
+                 training=None, prediction=None)
         )  # fmt: skip
     for run, on in zip(runs, pareto([(giga, auroc) for _, _, giga, auroc in rows]), strict=True):
         run["on_front"] = on
     data = dict(source="fracatlas", name="FracAtlas", folds=5, studies=900, abnormal=300, patients=850)
-    gain = dict(best="convnextv2_pico", over="mobilenetv3_small", times=22.8, auroc_diff=0.089, lo=0.06, hi=0.12)
+    gain = dict(best="convnextv2_pico", over="efficientnet_b0", times=3.61, auroc_diff=0.03, lo=0.01, hi=0.05)
     hardware = dict(cpu="a processor", gpu=None)
     return dict(runs=runs, data=data, gain=gain, hardware=hardware, settings=dict(n_boot=2000, rounds=0, regions=[]))
 
@@ -270,8 +309,8 @@ def test_a_dot_is_as_large_as_its_network_and_filled_on_the_front(crowd):
 
 def test_the_headline_says_what_more_multiply_adds_buy_and_whether_it_may_be_chance(crowd):
     assert headline(crowd) == (
-        "convnextv2_pico has +.089 AUROC over mobilenetv3_small, for 22.8 x the multiply-adds "
-        "(95 % interval +.060 to +.120)"
+        "convnextv2_pico has the highest AUROC: +.030 over efficientnet_b0, the next cheaper on the front, for 3.61 x "
+        "the multiply-adds (95 % interval +.010 to +.050)"
     )
     crowd["gain"] |= dict(auroc_diff=0.01, lo=-0.02, hi=0.04)
     assert headline(crowd).endswith("(95 % interval -.020 to +.040, which may be chance)")
@@ -284,9 +323,9 @@ def test_the_headline_says_what_more_multiply_adds_buy_and_whether_it_may_be_cha
 
 def test_the_title_breaks_before_its_interval_and_nowhere_in_a_name(crowd):
     crowd["gain"] |= dict(best="net (1)", over="net (2)")
-    claim, interval = draw(crowd).get_suptitle().splitlines()
-    assert claim == "net (1) has +.089 AUROC over net (2), for 22.8 x the multiply-adds"
-    assert interval == "(95 % interval +.060 to +.120)"
+    *claim, interval = draw(crowd).get_suptitle().splitlines()
+    assert " ".join(claim) == headline(crowd).partition(" (95")[0] and max(map(len, claim)) <= 76
+    assert interval == "(95 % interval +.010 to +.050)"
 
 
 def test_runs_without_an_auroc_are_told_and_drawn_nowhere(crowd):

@@ -3,10 +3,11 @@
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import pandas as pd
+import timm
 import torch
 from fastai.torch_core import default_device
 from torch import nn
@@ -209,7 +210,8 @@ def frontier(
     Scores are those of `score_repeats`, of what each run reports (its valid rows, or all folds); multiply-adds of
     `network_cost` at the run's size. On the front is a run that no other beats: none has at least its AUROC for fewer
     multiply-adds, or a higher one for as many, by point estimates. `gain` is the paired difference (`compare`) between
-    the ends of the front. Raises `InputError` for runs on different studies, and for an unknown region.
+    the best of the front and the next cheaper one there. `weights` of a run says what it started from. Raises
+    `InputError` for runs on different studies, and for an unknown region.
     """
     if not runs:
         raise InputError("no run given; a run's folder holds settings.yaml (mura train makes one)")
@@ -246,8 +248,22 @@ def _row(arm: Arm, n_boot: int) -> dict:
     net = arm.network
     cost = network_cost(net.make(), net.size)
     scores = scores_to_json(score_repeats(arm.tables, n_boot=n_boot))
-    told = dict(network=str(net), pretrained=bool(arm.settings.get("pretrained")))
+    told = dict(
+        network=str(net), pretrained=bool(arm.settings.get("pretrained")), weights=weights_of(arm.settings)
+    )  # fmt: skip
     return dict(name=arm.name, **net._asdict(), **told, seeds=len(arm.tables), **asdict(cost), scores=scores)
+
+
+def weights_of(
+    settings: dict,  # of a run
+) -> str:  # "scratch", "file: NAME" or "hub: TAG", such as hub: a1_in1k
+    "What a network started from."
+    if settings.get("weights"):
+        return f"file: {PurePath(settings['weights']).name}"
+    if not settings.get("pretrained"):
+        return "scratch"
+    cfg = timm.models.get_pretrained_cfg(settings["arch"])
+    return f"hub: {cfg.tag if cfg and cfg.tag else settings['arch']}"
 
 
 def _auroc(row: dict) -> float:
@@ -256,11 +272,13 @@ def _auroc(row: dict) -> float:
 
 
 def _gain(arms: list[Arm], rows: list[dict], n_boot: int) -> dict | None:
-    "What the dearest of the front has over the cheapest; None where the front has no two ends."
+    "What the best of the front has over the next cheaper one there; None where the front has no cheaper one."
+    # Along the front more multiply-adds are always a higher AUROC; equals in both stand there together.
     front = sorted((i for i, r in enumerate(rows) if r["on_front"]), key=lambda i: rows[i]["multiply_adds"])
-    if len(front) < 2 or rows[front[0]]["multiply_adds"] == rows[front[-1]]["multiply_adds"]:
+    cheaper = [i for i in front if rows[i]["multiply_adds"] < rows[front[-1]]["multiply_adds"]]
+    if not cheaper:
         return None
-    cheap, best = front[0], front[-1]
+    cheap, best = cheaper[-1], front[-1]
     table = compare(arms[cheap].tables, arms[best].tables, metrics=("auroc",), n_boot=n_boot)
     told = scores_to_json(table)["overall"]
     times = rows[best]["multiply_adds"] / rows[cheap]["multiply_adds"]

@@ -48,10 +48,7 @@ def draw(
     ax.set(xscale="log", xlabel="multiply-adds of one image, in G", ylabel="AUROC, 95 % interval")
     told = headline(document)
     claim, _, interval = told.partition(" (95 %")
-    if interval and len(claim) <= 76:
-        told = f"{claim}\n(95 %{interval}"
-    else:
-        told = textwrap.fill(told, 76, break_on_hyphens=False)
+    told = textwrap.fill(claim, 76, break_on_hyphens=False) + (f"\n(95 %{interval}" if interval else "")
     headed(fig, told, "\n".join([f"{data_line(document)}. {measured_line(document)}.", HOW_TO_READ]))
     if not runs:
         return fig
@@ -77,7 +74,7 @@ def draw(
     ax.xaxis.set_minor_formatter(NullFormatter())
     _size_key(fig, [r["parameters"] for r in runs], scale)
     fig.draw_without_rendering()  # the layout; places are known after it
-    place_names(ax, x, y, area, lo, hi, [plain_text(r["name"], 30) for r in runs], colours, steps)
+    place_names(ax, x, y, area, lo, hi, [_label(r) for r in runs], colours, steps)
     return fig
 
 
@@ -85,6 +82,11 @@ def _staircase(front: list[tuple[float, float]], end: float) -> list[tuple[float
     "The best that a budget of multiply-adds can have: between two runs of the front it is still the cheaper one."
     corners = [(b[0], a[1]) for a, b in pairwise(front)]
     return [p for pair in zip_longest(front, corners) for p in pair if p is not None] + [(end, front[-1][1])]
+
+
+def _label(run: dict) -> str:
+    "Its name, and whether it began with other data's weights."
+    return plain_text(run["name"], 30) + ("" if run["weights"] == "scratch" else " (pretrained)")
 
 
 def _number(run: dict, name: str) -> float:
