@@ -14,7 +14,7 @@ from mura_fastai.models.backbones import create_net, timm_net
 from mura_fastai.models.cnn import MuraCNN, mura_cnn
 from mura_fastai.models.weights import fill, load_pretrained, read_weights
 
-SMALL = dict(widths=(4, 8, 12), depth=2, grid=4, hidden=16)
+SMALL = dict(widths=(4, 8, 12), grid=4, hidden=16)
 
 
 @pytest.fixture(scope="module")

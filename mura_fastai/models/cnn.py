@@ -133,7 +133,6 @@ class MuraCNN(nn.Module):
         num_classes: int = 1,  # logits a row
         in_chans: int = 1,  # image channels
         widths: tuple = SIZES["mura_cnn"],  # channels of the stem and of each stage
-        depth: int = 1,  # residual blocks a stage
         grid: int = 4,  # cells a side that the head tells apart
         hidden: int = 128,  # features before the last layer
         dropout: float = 0.2,  # before the last layer
@@ -143,11 +142,8 @@ class MuraCNN(nn.Module):
         self.contrast = LocalContrast()
         conv, norm, relu = conv_norm(2 * in_chans, widths[0])
         self.stem = nn.Sequential(conv, nn.MaxPool2d(2), norm, relu)  # the maximum first: the norm has a quarter to do
-        stages = []
-        for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
-            blocks = [Residual(n_in, n_out), *(Residual(n_out, n_out) for _ in range(depth - 1))]
-            stages.append(nn.Sequential(*blocks, SmoothMaxPool()))
-        self.stages = nn.Sequential(*stages)
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        self.stages = nn.Sequential(*(nn.Sequential(Residual(*pair), SmoothMaxPool()) for pair in pairs))
         self.pool = PlacesAndPeak(grid)
         pooled, self.n_features = widths[-1] * (grid**2 + 1), hidden
         self.head = nn.Sequential(
@@ -180,7 +176,7 @@ class MuraCNN(nn.Module):
 def mura_cnn(
     num_classes: int = 1,  # logits a row
     in_chans: int = 1,  # image channels
-    **kwargs,  # `widths`, `depth`, `grid`, `hidden`, `dropout`, `n_regions` of `MuraCNN`
+    **kwargs,  # `widths`, `grid`, `hidden`, `dropout`, `n_regions` of `MuraCNN`
 ) -> MuraCNN:
     "The custom CNN of this package, with fresh weights."
     return MuraCNN(num_classes, in_chans, **kwargs)
