@@ -1,9 +1,7 @@
 """The scripts in benchmarks/: the command that they print is what was run, and OUT is taken for nothing else."""
 
 import json
-import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -115,18 +113,15 @@ def test_a_difference_is_held_against_what_other_seeds_change(scripts):
 
 
 @pytest.mark.slow
-def test_the_first_line_of_a_run_does_it_again(tmp_path):
+def test_the_first_line_of_a_run_does_it_again(scripts, tmp_path, monkeypatch, capsys):
     "Pooling views, trained for a moment: its own first line finds all that it left, and nothing else would."
     places = {"PHANTOM": str(tmp_path / "phantoms"), "OUT": str(tmp_path / "out")}
     asked = "--seeds 4 --arms mean max --phantom-seed 7 --studies 120 --train 2 --tune 1 --size 32 --epochs 1 --bs 4"
 
     def run(*words):
-        done = subprocess.run(
-            [sys.executable, *words], cwd=BENCHMARKS.parent, capture_output=True, text=True,
-            env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
+        monkeypatch.setattr(sys, "argv", [*words])
+        scripts["views_on_phantom"].main()
+        return capsys.readouterr().out.splitlines()
 
     first = run("benchmarks/views_on_phantom.py", *places.values(), *shlex.split(asked))
     made = {f: f.stat().st_mtime_ns for f in (tmp_path / "out").glob("*.csv")}
