@@ -11,6 +11,13 @@ from mura_fastai.models.backbones import create_net
 from mura_fastai.models.views import StudyNet
 
 
+class SingleImage(InputError):
+    "A batch of one image for a network that cannot learn from it."
+
+    def __str__(self) -> str:
+        return super().__str__().splitlines()[-1].strip()  # fastai prepends where it happened, on a line of its own
+
+
 def learns_from_one(
     net: nn.Module,  # called with N x 1 x size x size, or one that pools views
     size: int,  # side of the images in pixels
@@ -38,19 +45,17 @@ def refuse_singles(
 ):
     "Raise `InputError` where a batch may be one image, and the network cannot learn from it. No data is needed."
     if bs == 1 and not learns_from_one(create_net(arch, False, size=size, until=until, pool=pool), size):
-        raise InputError(_told(arch))
+        raise _refusal(arch)
 
 
-def _told(arch: str, few: str = "a batch", remedy: str = "give two or more (bs=2, --bs 2)") -> str:
-    return f"{arch} cannot learn from one image {few}: its batch norm needs several; {remedy}"
+def _refusal(arch: str, few: str = "a batch", remedy: str = "give two or more (bs=2, --bs 2)") -> SingleImage:
+    return SingleImage(f"{arch} cannot learn from one image {few}: its batch norm needs several; {remedy}")
 
 
 class RefuseSingles(Callback):
-    "Raise `InputError` before a fit in which a batch may be one image, where the network cannot learn from it."
+    "Raise `InputError` before the first step where a batch may be one image, and the network cannot learn from it."
 
-    order = -100  # before anything is written for this fit
-
-    def before_fit(self):
+    def before_train(self):  # a fit begins where one validates, too
         dl = getattr(self.dls.train, "dl", self.dls.train)  # fastai wraps a loader where several processes train
         n, bs, size = (getattr(*of, None) for of in ((dl, "n"), (dl, "bs"), (self.dls, "size")))
         if not (n and bs and size):
@@ -59,4 +64,4 @@ class RefuseSingles(Callback):
         if (rest or bs) * getattr(dl, "fewest_views", 1) > 1 or learns_from_one(self.model, size):
             return
         few = ("in the last batch of an epoch", "leave drop_last=False out") if bs > 1 else ()
-        raise InputError(_told(self.arch, *few))
+        raise _refusal(self.arch, *few)
