@@ -236,6 +236,9 @@ def test_phantom_makes_one_and_says_what_is_next(mura, tmp_path):
     [
         (["train", "absent"], "absent: no such folder"),
         (["train", "ROOT", "--bs", "9999"], "--bs"),
+        (["train", "ROOT", "--bs", "1"], "mura_cnn cannot learn from one image"),
+        (["lr-find", "ROOT", "--bs", "1"], "give two or more (bs=2, --bs 2)"),
+        (["train", "ROOT", "--freeze-epochs", "3"], "nothing of mura_cnn is pretrained; leave --freeze-epochs"),
         (["train", "ROOT", "--arch", "resnet5O"], "did you mean"),
         (["train", "ROOT", "--max-bad", "7"], "--max-bad 7.0 is no share"),
         (["train", "ROOT", "--regions", "XR_KNEE"], "no region 'XR_KNEE'"),

@@ -31,7 +31,7 @@ ROOMS = [
     "data.resident", "data.batches", "data.study_batches", "data.loaders",
     "models.regions", "models.cnn", "models.plain", "models.weights", "models.heads", "models.backbones",
     "models.views", "models.cost",
-    "training.optimizer", "training.precision", "training.recording", "training.learner",
+    "training.optimizer", "training.precision", "training.recording", "training.singles", "training.learner",
     "training.schedules", "training.recipes", "training.progress", "training.tables", "training.state_rules",
     "training.state", "training.alone", "training.beside", "training.interrupts", "training.best", "training.keeping",
     "training.marks", "training.fitting", "training.runs", "training.plans", "training.edits", "training.resume",

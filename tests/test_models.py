@@ -1,8 +1,11 @@
 """Networks: one grey channel in, one logit out; weights from a file that is never run; errors that say what to do."""
 
+import copy
+import json
 import pickle
 import socket
 import time
+from pathlib import Path
 
 import pytest
 import timm
@@ -11,7 +14,8 @@ from safetensors.torch import save_file
 
 from mura_fastai.errors import InputError
 from mura_fastai.models.backbones import create_net, timm_net
-from mura_fastai.models.cnn import MuraCNN, mura_cnn
+from mura_fastai.models.cnn import SIZES, MuraCNN, SmoothMaxPool, mura_cnn
+from mura_fastai.models.cost import network_cost
 from mura_fastai.models.weights import fill, load_pretrained, read_weights
 
 SMALL = dict(widths=(4, 8, 12), grid=4, hidden=16)
@@ -98,6 +102,89 @@ def test_mura_cnn_learns_a_spot_wherever_it_is():
     x, y = batch(200)
     with torch.no_grad():
         assert ((net.eval()(x)[:, 0] > 0) == y).float().mean() > 0.9
+
+
+# What each part of it is there for, with random weights: training may use it as far as the network gives it.
+
+
+def given_to(net, part, x):
+    "What one of the network's parts is given as it looks at pictures."
+    seen = []
+    handle = getattr(net, part).register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0] + 0))
+    with torch.no_grad():
+        net(x)
+    handle.remove()
+    return seen[0]
+
+
+def noise(n, size, seed=0):
+    return torch.rand(n, 1, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def with_finding(x, row, col, side):
+    x = x.clone()
+    x[..., row : row + side, col : col + side] += 1
+    return x
+
+
+def moved_by(a, b):
+    "How far features lie from others, as a share of these."
+    return ((a - b).norm() / b.norm()).item()
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return mura_cnn().eval()
+
+
+def test_half_of_what_mura_cnn_looks_at_hardly_knows_a_slow_change_of_exposure(net):
+    x, slow = noise(1, 96), torch.linspace(-1, 1, 96)
+    for other in (x + slow, x * (1 + 0.6 * slow) + 0.5 * slow):
+        given = zip(*(given_to(net, "stem", image).unbind(1) for image in (other, x)), strict=True)
+        changed = [moved_by(a, b) for a, b in given]
+        assert sum(c < 0.25 for c in changed) == 1 and sum(c > 0.8 for c in changed) == 1, changed
+
+
+def test_a_shift_by_a_pixel_changes_mura_cnns_last_map_far_less_than_with_plain_max_pools(net):
+    plain = copy.deepcopy(net)
+    for name in [n for n, m in net.named_modules() if isinstance(m, SmoothMaxPool)]:
+        plain.set_submodule(name, torch.nn.MaxPool2d(2))
+    x = torch.nn.functional.avg_pool2d(noise(1, 98), 3, 1)
+    changed = [moved_by(*(given_to(n, "pool", image) for image in (x.roll(1, 3), x))) for n in (net, plain)]
+    assert changed[0] < changed[1] / 2
+
+
+def test_mura_cnn_tells_a_finding_from_the_same_one_in_another_quarter(net):
+    blank = 0.3 * noise(1, 128)
+    with torch.no_grad():
+        none, here, there = map(net.features, (blank, with_finding(blank, 24, 24, 12), with_finding(blank, 88, 88, 12)))
+    # of a mean over the whole picture, a finding leaves the same wherever it is: a tenth, for what borders do
+    assert (here - there).norm() > 0.3 * (here - none).norm()
+
+
+def test_a_small_finding_is_not_drowned_by_the_picture_around_it(net):
+    changed = []
+    for size in (64, 256):
+        blank, at = 0.3 * noise(1, size), size // 4 - 4
+        with torch.no_grad():
+            changed.append((net.features(with_finding(blank, at, at, 8)) - net.features(blank)).norm())
+    assert changed[1] > 0.25 * changed[0], "of means, a sixteenth would be left, or little more"
+
+
+def test_every_size_of_mura_cnn_costs_what_is_published():
+    root = Path(__file__).parents[1]
+    cells = json.loads((root / "nbs" / "20_models.cnn.ipynb").read_text(encoding="utf-8"))["cells"]
+    printed = "".join("".join(out.get("text", "")) for cell in cells for out in cell.get("outputs", ()))
+    cost = {name: network_cost(mura_cnn(widths=widths), 128) for name, widths in SIZES.items()}
+    assert (cost["mura_cnn"].parameters, cost["mura_cnn"].multiply_adds) == (393_249, 133_640_320)
+    for name, c in cost.items():
+        giga = f"{c.multiply_adds / 1e9:.3f} G"
+        assert f"{name:15} {c.parameters:>10,} weights {giga:>8} multiply-adds at 128 px" in printed
+    readme = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    for name in ("mura_cnn", "mura_cnn_small"):
+        of = f"{cost[name].multiply_adds / 1e9:.3f} G multiply-adds"
+        assert of in readme and f"{cost[name].parameters / 1e6:.1f} M weights" in readme
 
 
 # ---------------------------------------------------------------- timm's networks

@@ -79,6 +79,19 @@ def test_what_was_made_for_another_kind_of_network_is_left_out():
     assert recipe_settings("paper", arch="mura_cnn", lr=3e-4)["lr"] == 3e-4
 
 
+def test_rates_that_were_made_for_pretrained_weights_are_left_out_where_there_are_none():
+    strong = RECIPES["strong"].settings()
+    kept = {k: v for k, v in strong.items() if k not in ("lr", "layer_decay", "freeze_epochs")}
+    for arch in ({}, dict(arch="densenet121")):
+        told = recipe_settings("strong", pretrained=False, weights=None, **arch)
+        other = {"until": None} if arch else {}  # a stage of the recipe's own network
+        assert told | other == {"recipe": "strong", **kept, "pretrained": False, "weights": None, **arch, **other}
+    given = dict(lr=3e-4, layer_decay=0.9)
+    assert recipe_settings("strong", pretrained=False, **given).items() >= given.items()
+    assert recipe_settings("strong", pretrained=False, weights="w.safetensors").items() >= strong.items()
+    assert recipe_settings("quick", pretrained=False).items() >= RECIPES["quick"].settings().items()
+
+
 def test_an_unknown_recipe_names_those_that_there_are(root, tmp_path):
     with pytest.raises(InputError, match="unknown recipe 'best'; the known ones are paper, quick, strong"):
         train(root, tmp_path / "run", recipe="best")
@@ -155,7 +168,7 @@ def test_a_run_records_the_recipe_and_every_value_it_came_to(mura, root, tmp_pat
     code, _, err = mura("train", root, "--recipe", "paper", *few, "--ci", "none", "--out", tmp_path / "run")
     assert code == 0 and "recipe paper: resnet18 at 40 px, 2 epochs" in err, err
     kept = read_settings(tmp_path / "run")
-    meant = dict(recipe="paper", arch="resnet18", until="layer1", size=40, epochs=2, bs=16, lr=1e-4, freeze_epochs=0)
+    meant = dict(recipe="paper", arch="resnet18", until="layer1", size=40, epochs=2, bs=16, lr=1e-3, freeze_epochs=0)
     meant |= dict(schedule="plateau", plateau=dict(patience=1, factor=10.0, min_delta=0.0), optimizer="adam")
     assert kept | meant == kept
     usual = {k: getattr(xray_tfms()[0], k) for k in kept["augment"]}

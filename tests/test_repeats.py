@@ -253,6 +253,16 @@ def test_a_seed_can_be_added_and_leaves_the_others_alone(own, root):
     assert {"p_seed3", "p_seed5"} <= set(pd.read_csv(own / "predictions.csv"))
 
 
+def test_a_plan_of_an_earlier_version_that_asked_a_fresh_network_for_frozen_epochs_goes_on(own, root):
+    plan = own / "repeats.yaml"
+    record = yaml.safe_load(plan.read_text())
+    assert record["settings"]["freeze_epochs"] == 0
+    plan.write_text(yaml.safe_dump(record | {"settings": record["settings"] | {"freeze_epochs": 1}}))
+    train(root, own, folds=2, seeds=2, seed=3, **QUICK)
+    plan.write_text(yaml.safe_dump(record | {"settings": record["settings"] | {"freeze_epochs": 1}}))
+    resume(own, ci=None)
+
+
 def test_other_data_is_refused(own, root, tmp_path):
     data = Path(shutil.copytree(root, tmp_path / "data"))
     lines = (data / "train_labeled_studies.csv").read_text().splitlines()

@@ -134,6 +134,7 @@ CASES = {
     "the head of a pretrained network alone": (dict(epochs=1, freeze_epochs=2), 2, [8]),
     "between head and body": (dict(epochs=1, freeze_epochs=1), None, [6]),
     "all of a pretrained network": (dict(epochs=1, freeze_epochs=1, layer_decay=0.5), 2, [8]),
+    "a pretrained network that was never frozen": (dict(epochs=1, freeze_epochs=0), 2, [3]),
 }
 
 

@@ -15,11 +15,12 @@ from mura_fastai.data.loaders import mura_dls
 from mura_fastai.errors import InputError
 from mura_fastai.models.backbones import create_net, timm_net
 from mura_fastai.models.heads import GeM
+from mura_fastai.results.experiment import train
 from mura_fastai.results.predict import predict_images
 from mura_fastai.results.tables import read_predictions
 from mura_fastai.share.report_card import train_command
 from mura_fastai.training.learner import mura_learner
-from mura_fastai.training.runs import load_run, read_settings
+from mura_fastai.training.runs import load_run, read_settings, train_run
 from mura_fastai.training.schedules import fit_schedule, layer_rates
 
 AS_READ = dict(data={}, leaked=False, name="run", root="data")  # what else the report's command asks of a run
@@ -264,6 +265,41 @@ def test_in_training_each_layer_has_its_rate(layered, freeze_epochs):
     assert len(rates.seen) == 1 + freeze_epochs
     assert rates.seen[-1] == pytest.approx([top / 8, top / 4, top / 2, top], rel=0.05)
     assert not torch.equal(first, layered.model.body.conv1.weight)
+
+
+@pytest.mark.parametrize("freeze_epochs", [0, 1])
+def test_a_pretrained_body_learns_a_hundred_times_slower_than_its_head(images, whole, freeze_epochs):
+    set_seed(0)
+    learn, rates = mura_learner(mura_dls(images, 40, 16), "resnet18", weights=whole[1], until="layer1"), Rates()
+    with learn.no_bar(), learn.no_logging():
+        fit_schedule(learn, 1, 0.01, freeze_epochs, cbs=[rates])
+    top = 0.005 if freeze_epochs else 0.01
+    assert rates.seen[-1] == pytest.approx([top / 100, top / 10, top], rel=0.05)
+
+
+def test_without_pretrained_weights_and_on_a_plateau_all_layers_learn_at_one_rate(images, whole):
+    dls = mura_dls(images, 40, 16)
+    for options, schedule in (dict(pretrained=False), "one-cycle"), (dict(weights=whole[1]), "plateau"):
+        learn, rates = mura_learner(dls, "resnet18", until="layer1", **options), Rates()
+        with learn.no_bar(), learn.no_logging():
+            fit_schedule(learn, 1, 0.01, schedule=schedule, cbs=[rates])
+        assert rates.seen[-1] == pytest.approx([0.01] * 3, rel=0.05)
+
+
+def test_a_head_is_not_trained_alone_where_nothing_is_pretrained(mura, root, images, tmp_path):
+    for options in (dict(), dict(arch="resnet18", pretrained=False)):
+        with pytest.raises(InputError, match=r"3 frozen epochs: nothing of .* is pretrained; leave --freeze-epochs"):
+            train_run(images, tmp_path / "run", freeze_epochs=3, **options)
+        with pytest.raises(InputError, match="1 frozen epoch: nothing"):
+            train(root, tmp_path / "run", folds=2, freeze_epochs=1, size=40, **options)
+    assert not (tmp_path / "run").exists()
+    for views, dls in (None, mura_dls(images, 40, 16)), ("mean", mura_dls(images, 40, 8, by="study")):
+        learn = mura_learner(dls, views=views)
+        with pytest.raises(InputError, match="one group of parameters, so none can be frozen; leave freeze_epochs out"):
+            fit_schedule(learn, 1, 1e-3, freeze_epochs=1)
+    few = ["--size", 40, "--epochs", 1, "--bs", 16, "--ci", "none", "--freeze-epochs", 0, "--out", tmp_path / "run"]
+    code, _, err = mura("train", root, *few)
+    assert code == 0 and read_settings(tmp_path / "run")["freeze_epochs"] == 0, err
 
 
 def test_a_frozen_network_learns_with_its_head_alone(layered):

@@ -17,7 +17,7 @@ from mura_fastai.data.batches import study_code
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.store import build_store
 from mura_fastai.errors import InputError
-from mura_fastai.models.backbones import timm_net
+from mura_fastai.models.backbones import create_net, timm_net
 from mura_fastai.models.cnn import MuraCNN
 from mura_fastai.models.views import POOLINGS, GatedAttention, StudyNet
 from mura_fastai.results.experiment import compare_runs, interpret_run, predict, train
@@ -28,7 +28,8 @@ from mura_fastai.results.scoring import calibrate_run, evaluate_run
 from mura_fastai.share.app_answers import LoadedRun, Sent
 from mura_fastai.share.cards import cards
 from mura_fastai.training.learner import mura_learner
-from mura_fastai.training.runs import load_run, read_settings
+from mura_fastai.training.runs import load_run, read_settings, train_run
+from mura_fastai.training.schedules import fit_schedule
 
 SIZE, BS = 48, 8
 
@@ -186,6 +187,48 @@ def test_weights_of_a_network_that_pools_views_start_one_that_does_not(tmp_path)
     assert torch.equal(other.body.layer4[1].conv2.weight, net.net.body.layer4[1].conv2.weight)
 
 
+@pytest.mark.parametrize("arch", ["mura_cnn", "plain_cnn"])
+def test_so_do_those_of_the_packages_own_networks_and_of_others_regions(arch, tmp_path):
+    torch.manual_seed(0)
+    x, file = torch.rand(2, 1, SIZE, SIZE), tmp_path / "best.safetensors"
+
+    def start(n_regions=0):
+        return create_net(arch, weights=file, size=SIZE, n_regions=n_regions).eval()
+
+    for pooled in (False, True):
+        net = create_net(arch, size=SIZE, n_regions=3).eval()
+        net.film.scale.data.normal_()
+        save_file((StudyNet(net, "attention") if pooled else net).state_dict(), file)
+        plain = start()
+        torch.testing.assert_close(plain(x), net.classifier(net.head(given_to_head(net, x))))
+        assert plain.unused == ["film.scale", "film.shift"] and plain.fresh == []
+        region = torch.tensor([1, 2])
+        assert torch.equal(start(3)(x, region), net(x, region)) and start(3).unused == []
+        other = start(5)  # of other regions: its own start as if there were none
+        assert torch.equal(other(x, region), plain(x)) and other.unused == other.fresh == ["film.scale", "film.shift"]
+    save_file(plain.state_dict(), file)
+    assert torch.equal(start(3)(x, region), plain(x)) and start(3).fresh == ["film.scale", "film.shift"]
+
+
+def given_to_head(net, x):
+    x = net.stages(net.stem(net.contrast(x)) if hasattr(net, "stem") else x)
+    return net.pool(x) if hasattr(net, "pool") else x
+
+
+def test_a_training_tells_what_of_a_file_it_has_no_use_for(images, tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise InputError("enough")
+
+    monkeypatch.setattr("mura_fastai.training.fitting.fit_schedule", stop)
+    net = StudyNet(create_net("mura_cnn", n_regions=3))
+    save_file(net.state_dict(), tmp_path / "w.safetensors")
+    for views in (None, "attention"):
+        with pytest.raises(InputError, match="enough"):
+            train_run(images, tmp_path / "run", size=32, bs=8, store=False, weights=tmp_path / "w.safetensors",
+                      views=views)  # fmt: skip
+        assert "w.safetensors: film.scale, film.shift are of its own regions, and left out" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------- batches
 
 
@@ -309,6 +352,13 @@ def test_the_loss_weighs_studies_and_pooling_needs_studies(images, dls, store):
         mura_learner(dls, tiny())
     with pytest.raises(InputError, match="not compiled"):
         mura_learner(dls, tiny(), views="mean", compile=True)
+
+
+def test_rates_by_layer_need_layers_of_the_network_of_images(dls):
+    with pytest.raises(InputError, match="by_layer=True"):
+        fit_schedule(mura_learner(dls, "mura_cnn", views="mean"), 1, 1e-3, layer_decay=0.5)
+    with pytest.raises(InputError, match="networks of timm"):
+        mura_learner(dls, StudyNet(tiny()), by_layer=True)
 
 
 def test_a_pretrained_body_is_frozen_and_the_attention_learns_with_the_classifier(dls, tmp_path):

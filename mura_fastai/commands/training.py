@@ -85,7 +85,10 @@ def train(
     region_aware: Annotated[
         bool, typer.Option("--region-aware", help="Let the region scale and shift what the last layer sees.")
     ] = False,
-    freeze_epochs: Annotated[int, typer.Option(min=0, help="Before, for the head of a pretrained network.")] = 1,
+    freeze_epochs: Annotated[
+        int | None,
+        typer.Option(min=0, help="Before, for the head of a pretrained network; 1 there.", show_default=False),
+    ] = None,
     layer_decay: Annotated[
         float | None,
         typer.Option(help="Factor of the rate from a timm network's layer to the one below.", show_default=False),

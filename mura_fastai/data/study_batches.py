@@ -75,6 +75,12 @@ class StudyDL(XrayDL):
             if wgts is not None:
                 self.wgts = [float(np.mean(np.asarray(wgts, float)[rows])) for rows in self._rows]
 
+    @property
+    def fewest_views(self) -> int:
+        "Of a study in a batch."
+        most = self.max_views if self.shuffle and self.max_views is not None else np.inf
+        return int(min(most, *map(len, self._rows)))
+
     def new(self, dataset=None, cls=None, **kwargs):
         return super().new(dataset, cls, **(dict(max_views=self.max_views) | kwargs))
 

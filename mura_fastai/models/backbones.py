@@ -21,7 +21,7 @@ from .cnn import SIZES, mura_cnn
 from .heads import cut_after, own_pool, set_pool
 from .plain import PlainCNN
 from .regions import RegionFiLM
-from .weights import fill, head_names, load_pretrained, net_name
+from .weights import fill_own, head_names, load_pretrained, net_name
 
 # %% ../../nbs/21_models.backbones.ipynb #ea639cd7
 class TimmNet(nn.Module):
@@ -224,5 +224,5 @@ def create_net(
     else:
         raise InputError(f"{arch} is made for one size of image; say which (size=, --size)")
     if weights is not None:
-        fill(net, weights)
+        net.fresh, net.unused = fill_own(net, weights)
     return net

@@ -129,5 +129,5 @@ class StudyNet(nn.Module):
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
         "Those of the network of images, where it has any; the pooling learns with its head."
-        own = self.net.layer_groups()
-        return [*own[:-1], [*own[-1], *self.pool.parameters()]]
+        own = self.net.layer_groups() if hasattr(self.net, "layer_groups") else []
+        return own and [*own[:-1], [*own[-1], *self.pool.parameters()]]

@@ -42,6 +42,7 @@ from mura_fastai.training.recipes import recipe_settings
 from mura_fastai.training.repeats import is_finished, sub_runs, train_repeats
 from mura_fastai.training.resume import refuse_edited, resume_run
 from mura_fastai.training.runs import FORM, read_settings, refuse_weights, train_run
+from mura_fastai.training.singles import refuse_singles
 from mura_fastai.training.tables import lost_data
 from mura_fastai.training.within import refuse_no_run
 
@@ -331,6 +332,7 @@ def find_lr(
     "`mura lr-find`: fastai's search for a learning rate, its valley."
     if figure is not None:
         refuse_closed(figure)
+    refuse_singles(bs, arch, size, until)
     images = read_data(data, source, regions, max_bad, split_seed, allow_leaks, size)
     set_seed(seed, reproducible=True)
     # The same store that `train` takes: what is decoded here is decoded for it too.

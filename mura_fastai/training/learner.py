@@ -27,6 +27,7 @@ from ..models.views import StudyNet
 from .optimizer import fused_adam
 from .precision import precision_cbs, resolve_precision
 from .recording import Arriving, DeviceRecorder
+from .singles import RefuseSingles
 
 # %% ../../nbs/30_training.learner.ipynb #9262027d
 class RegionWeightedBCE(nn.Module):
@@ -257,7 +258,7 @@ def mura_learner(
         options = dict(until=until, pool=pool, dropout=dropout, region_aware=region_aware or None)
         if given := [name for name, value in options.items() if value is not None]:
             raise InputError(f"{given[0]}= goes with a network's name; a module has it already or not")
-    if by_layer and not hasattr(net, "layer_groups"):
+    if by_layer and not getattr(net, "layer_groups", list)():
         raise InputError("rates by layer are for networks of timm, or for a module with layer_groups(); leave them out")
     net = _pooled(net, views, getattr(dls, "by", "image"), compile)
     # Half as fast again on a CPU, and what tensor cores want on a GPU.
@@ -274,8 +275,8 @@ def mura_learner(
     learn = Learner(dls, net, **kwargs)
     learn.precision = resolve_precision(precision, dls.device)
     learn.remove_cb(Recorder)
-    learn.add_cbs([DeviceRecorder(), RouteBatch(), StopOnNaN(), *precision_cbs(learn.precision)])
-    learn.arch = arch if isinstance(arch, str) else type(arch).__name__
+    learn.add_cbs([DeviceRecorder(), RouteBatch(), StopOnNaN(), RefuseSingles(), *precision_cbs(learn.precision)])
+    learn.arch, learn.pretrained = arch if isinstance(arch, str) else type(arch).__name__, frozen
     if frozen:
         learn.freeze()
     return learn

@@ -14,6 +14,7 @@ from mura_fastai.text import one_of
 from mura_fastai.training.best import has_learned
 from mura_fastai.training.marks import ANEW
 from mura_fastai.training.runs import train_run
+from mura_fastai.training.schedules import frozen_epochs, starts_trained
 
 FORMAT = 1  # of repeats.yaml
 FILE = "repeats.yaml"
@@ -67,6 +68,8 @@ def read_repeats(
         raise InputError(f"{run}: no folder of several runs; mura train makes one with --folds or --seeds")
     record = read_yaml(file)
     check_values(record, REPEATS, ("format", "seeds"), FORMAT, file)
+    if (settings := record.get("settings")) and not starts_trained(settings):
+        settings["freeze_epochs"] = 0  # earlier versions wrote what they were asked for, and froze nothing
     refuse_links(run)
     return record, plan_repeats(record.get("folds"), record["seeds"])
 
@@ -93,6 +96,7 @@ def plan_settings(
     "The settings of `train_run` that all trainings share, those left at their defaults too."
     known = inspect.signature(train_run).parameters
     asked = {k: settings.get(k, p.default) for k, p in known.items() if k not in _NOT_ASKED}
+    asked["freeze_epochs"] = frozen_epochs(asked["freeze_epochs"], asked)
     return {k: str(v) if isinstance(v, Path) else v for k, v in asked.items()}
 
 
@@ -128,6 +132,7 @@ def _compared(record: dict, read: bool) -> dict:
     data = record.get("data") or {}
     known = inspect.signature(train_run).parameters
     asked = {k: p.default for k, p in known.items() if k not in _NOT_ASKED} | (record.get("settings") or {})
+    asked["freeze_epochs"] = frozen_epochs(asked["freeze_epochs"], asked)
     for name in ("save_every", "store"):  # they change nothing of what is learned
         asked.pop(name, None)
     where = {k: data.get(k) for k in ("source", "split_seed", *(("regions", "images", *_DIGESTS) if read else ()))}

@@ -57,6 +57,7 @@ _OF_NET = {
     "pool",
     "dropout",
 }  # made for the recipe's kind of network
+_OF_PRETRAINED = {"lr", "freeze_epochs", "layer_decay"}  # for one whose body has learned already
 
 
 def recipe_settings(
@@ -67,8 +68,10 @@ def recipe_settings(
 
     Of `augment` each change wins by itself. Where `arch` is given and of another kind (mura_cnn for a network of timm,
     or the other way round), rates and options made for the recipe's network stay at their defaults; a stage to cut
-    after goes with the recipe's own network alone."""
+    after goes with the recipe's own network alone. Rates made for a pretrained network stay at their defaults where
+    nothing is pretrained."""
     from mura_fastai.models.backbones import OWN
+    from mura_fastai.training.schedules import starts_trained
 
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}; the known ones are {', '.join(RECIPES)}")
@@ -77,6 +80,8 @@ def recipe_settings(
         filled = {k: v for k, v in filled.items() if k not in _OF_NET}
     if given.get("arch", filled["arch"]).split(".")[0] != filled["arch"].split(".")[0]:
         filled.pop("until", None)  # a stage of this very network
+    if filled["arch"] not in OWN and not starts_trained({"arch": filled["arch"], **given}):
+        filled = {k: v for k, v in filled.items() if k not in _OF_PRETRAINED}
     changes = {**filled.get("augment", {}), **(given.get("augment") or {})}
     return {"recipe": name, **filled, **given, **({"augment": changes} if changes else {})}
 

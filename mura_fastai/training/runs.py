@@ -28,7 +28,8 @@ from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.optimizer import OPTIMIZERS
 from mura_fastai.training.precision import resolve_precision
-from mura_fastai.training.schedules import PLATEAU, check_schedule, layer_rates
+from mura_fastai.training.schedules import PLATEAU, check_schedule, frozen_epochs, layer_rates, starts_trained
+from mura_fastai.training.singles import refuse_singles
 from mura_fastai.training.state import read_told, state_file
 from mura_fastai.training.tables import own_images
 
@@ -56,7 +57,7 @@ def train_run(
     pool: str | None = None,  # a timm network's, over places: avg, max, avgmax, catavgmax or gem; its own if not given
     dropout: float | None = None,  # share of features dropped before the last layer; the network's own where not given
     region_aware: bool = False,  # let the region scale and shift the features before the last layer
-    freeze_epochs: int = 1,  # epochs for the head alone before, where the body is pretrained
+    freeze_epochs: int | None = None,  # before, for the head of a pretrained network alone; 1 where not given
     layer_decay: float | None = None,  # factor of the learning rate from a timm network's layer to the one below
     weight_decay: float | None = None,  # of all weights but biases and norms; the optimizer's own where not given
     schedule: str = "one-cycle",  # or "plateau": divided by ten whenever the tune loss has not fallen in an epoch
@@ -94,7 +95,8 @@ def train_run(
         raise InputError(f"{epochs} epochs: nothing would be trained; ask for at least one (--epochs)")
     if save_every is not None and save_every < 1:
         raise InputError(f"a state every {save_every} batches: give one or more, or leave it out (--save-every)")
-    own, starts_trained = arch in OWN, arch not in OWN and bool(pretrained or weights)
+    start = dict(arch=arch, pretrained=pretrained, weights=weights)
+    trained, freeze_epochs = starts_trained(start), frozen_epochs(freeze_epochs, start)
     if layer_decay is not None:
         layer_rates(1.0, layer_decay, 1)  # says so where it is no decay
     if optimizer not in OPTIMIZERS:
@@ -103,17 +105,18 @@ def train_run(
         raise InputError(f"weight decay {weight_decay}: give a number from 0 to 1, such as 0.1 (--weight-decay)")
     check_schedule(schedule)
     tfms = augmentation(augment or {})
+    refuse_singles(bs, arch, size, until, pool)
     if callable(images) and not (data or {}).get("path"):  # by its settings alone nobody could read the data again
         images = images()
     data, device = named_data(() if callable(images) else images.path, data), default_device()
     settings = dict(
         format=FORMAT, recipe=recipe, arch=arch, size=size, epochs=epochs,
-        freeze_epochs=freeze_epochs if starts_trained else 0, bs=bs,
-        lr=lr or LEARNING_RATES["own" if own else "pretrained" if starts_trained else "scratch"],
+        freeze_epochs=freeze_epochs, bs=bs,
+        lr=lr or LEARNING_RATES["own" if arch in OWN else "pretrained" if trained else "scratch"],
         layer_decay=layer_decay, weight_decay=weight_decay, schedule=schedule,
         plateau=dict(PLATEAU) if schedule == "plateau" else None, optimizer=optimizer,
         augment={k: getattr(tfms[0], k) for k in CHANGES}, until=until, pool=pool, dropout=dropout,
-        region_aware=region_aware, views=views, seed=seed, pretrained=starts_trained,
+        region_aware=region_aware, views=views, seed=seed, pretrained=trained,
         weights=str(Path(weights).absolute()) if weights else None, allow_missing=allow_missing,
         precision=resolve_precision(precision, device), compile=compile, store=store_name(store),
         num_workers=num_workers, max_bad=max_bad, save_every=save_every, data=data, versions=versions(),

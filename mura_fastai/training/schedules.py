@@ -7,9 +7,12 @@ from fastai.callback.tracker import ReduceLROnPlateau
 from fastai.learner import Learner
 
 from mura_fastai.errors import InputError
+from mura_fastai.models.backbones import OWN
+from mura_fastai.text import one_of
 
 SCHEDULES = ("one-cycle", "plateau")
 PLATEAU = dict(patience=1, factor=10.0, min_delta=0.0)  # of "plateau": epochs without a lower loss, and what then
+_SPREAD = 100  # the head's rate over that of the first layers, which are pretrained; as of fastai's `fine_tune`
 
 
 class PlateauDecay(ReduceLROnPlateau):
@@ -46,6 +49,26 @@ def layer_rates(
     return lr * decay ** np.arange(n - 1, -1, -1.0)
 
 
+def starts_trained(
+    settings: dict,  # of `train_run`, those left at their defaults or not
+) -> bool:
+    "Whether they are of a network whose body is pretrained."
+    weights = settings.get("pretrained", True) or settings.get("weights")
+    return settings.get("arch", "mura_cnn") not in OWN and bool(weights)
+
+
+def frozen_epochs(
+    asked: int | None,  # by the user; None leaves it open
+    settings: dict,  # of `train_run`
+) -> int:
+    "For how many epochs the head is trained alone. `InputError` where some are asked and nothing is pretrained."
+    trained = starts_trained(settings)
+    if asked and not trained:
+        told = f"{one_of(asked, 'frozen epoch')}: nothing of {settings.get('arch', 'mura_cnn')} is pretrained"
+        raise InputError(f"{told}; leave --freeze-epochs (freeze_epochs=) out, or give 0")
+    return int(trained) if asked is None else asked
+
+
 def check_schedule(
     schedule: str,  # one of `SCHEDULES`
 ):
@@ -65,16 +88,20 @@ def fit_schedule(
 ):
     """One-cycle (Smith 2018, arXiv 1803.09820); fastai's `fine_tune` where the head is trained alone before.
 
-    `fine_tune` halves the rate once all layers learn, and spreads it over the groups in equal steps of a logarithmic
-    scale: by default a hundredth in the first, with `layer_decay` what `layer_rates` says. "plateau" fits at one rate,
-    the head alone before where asked, and lowers it as `PLATEAU` says.
-    Raises `InputError` for an unknown schedule, and for `layer_decay` with a Learner that is not by layer."""
+    `fine_tune` halves the rate once all layers learn. Of a pretrained body the groups have rates in equal steps of a
+    logarithmic scale, a hundredth in the first, whether its head was trained alone before or not; with `layer_decay`
+    they are what `layer_rates` says. Where nothing is pretrained all learn at one rate. "plateau" fits at one rate, the
+    head alone before where asked, and lowers it as `PLATEAU` says.
+    Raises `InputError` for an unknown schedule, for `layer_decay` with a Learner that is not by layer, and for
+    `freeze_epochs` with one of a single group."""
     check_schedule(schedule)
     if learn.opt is None:
         learn.create_opt()
     n = len(learn.opt.param_lists)
     if layer_decay is not None and n != len(getattr(learn.model, "layer_groups", list)()):
         raise InputError("rates that fall layer by layer need a Learner made with by_layer=True (or no layer_decay)")
+    if freeze_epochs and n == 1:
+        raise InputError("the network is one group of parameters, so none can be frozen; leave freeze_epochs out")
     rates = lr if layer_decay is None else layer_rates(lr, layer_decay, n)
     if schedule == "plateau":
         if freeze_epochs:
@@ -86,5 +113,7 @@ def fit_schedule(
         span = {} if layer_decay is None else {"lr_mult": lr / rates[0]}
         learn.fine_tune(epochs, base_lr=lr, freeze_epochs=freeze_epochs, cbs=cbs, **span)
     else:
+        if layer_decay is None and getattr(learn, "pretrained", False):
+            rates = slice(lr / _SPREAD, lr)
         learn.unfreeze()
         learn.fit_one_cycle(epochs, rates, cbs=cbs)
