@@ -2,18 +2,25 @@
 
 import copy
 import json
+import os
 import pickle
 import socket
+import subprocess
+import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlparse
 
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from mura_fastai.errors import InputError
-from mura_fastai.models.backbones import create_net, timm_net
+from mura_fastai.models.backbones import _check_hub, _config, create_net, timm_net
 from mura_fastai.models.cnn import SIZES, MuraCNN, SmoothMaxPool, mura_cnn
 from mura_fastai.models.cost import network_cost
 from mura_fastai.models.weights import fill, load_pretrained, read_weights
@@ -227,15 +234,53 @@ def test_an_unknown_name_gets_similar_ones():
 # ---------------------------------------------------------------- weights from a file
 
 
-def test_one_channel_sees_in_grey_what_three_channels_saw(resnet_file):
-    three, file = resnet_file
-    one = timm_net("resnet18", weights=file).eval()
-    grey = torch.rand(2, 1, 64, 64)
+def pretrained(arch, tmp_path, **kwargs):
+    "A three-channel network of timm, every one of its statistics and biases at random, and its file."
+    torch.manual_seed(0)
+    net = timm.create_model(arch, **kwargs).eval()
+    for v in net.state_dict().values():
+        v += 0.1 * torch.rand_like(v) if v.ndim == 1 else 0
+    save_file(net.state_dict(), tmp_path / f"{arch}.safetensors")
+    return net, tmp_path / f"{arch}.safetensors"
+
+
+def as_seen(net, size=64):
+    "Dark grey pictures as the package normalises one channel, and as this network's three are."
+    mean, std = (torch.tensor(net.pretrained_cfg[k])[:, None, None] for k in ("mean", "std"))
+    assert len(set(mean.flatten().tolist())) == 3
+    grey = 0.4 * torch.rand(2, 1, size, size)
+    return (grey - mean.mean()) / std.mean(), (grey - mean) / std
+
+
+@pytest.mark.parametrize("arch", ["convnext_atto", "deit_tiny_distilled_patch16_224"])
+def test_one_channel_sees_in_grey_what_three_channels_saw_each_at_its_statistics(arch, tmp_path):
+    net, file = pretrained(arch, tmp_path, **({"img_size": 64} if "deit" in arch else {}))
+    one, (grey, colour) = timm_net(arch, weights=file, size=64).eval(), as_seen(net)
     with torch.no_grad():
-        torch.testing.assert_close(
-            one.body.forward_features(grey), three.forward_features(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4
-        )
+        there, here = net.forward_features(colour), one.body.forward_features(grey)
+    torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-4)
     assert one(grey).shape == (2, 1)  # the classifier of 1000 is dropped
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "tf_efficientnet_b0"])
+def test_before_a_batch_norm_only_the_rim_is_another(arch, tmp_path):
+    net, file = pretrained(arch, tmp_path)
+    one, (grey, colour), seen = timm_net(arch, weights=file).eval(), as_seen(net), []
+    summed = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=dict(file=str(file)), in_chans=1).eval()
+    for body, x in ((net, colour), (one.body, grey), (summed, grey)):
+        body.bn1.register_forward_hook(lambda m, inputs, out: seen.append(out))
+        with torch.no_grad():
+            body(x)
+    there, here, plain = seen
+    inner = (..., slice(2, -2), slice(2, -2))
+    torch.testing.assert_close(here[inner], there[inner], rtol=1e-4, atol=1e-4)
+    assert (here - there).norm() < (plain - there).norm() / 3, "than by timm's sum"
+
+
+def test_one_channel_of_a_file_is_taken_as_it_is(tmp_path):
+    net, file = pretrained("resnet18", tmp_path, in_chans=1)
+    one, x = timm_net("resnet18", weights=file).eval(), torch.rand(1, 1, 64, 64)
+    assert torch.equal(one.body.forward_features(x), net.forward_features(x))
 
 
 def test_a_whole_network_of_one_logit_comes_back_with_its_classifier(tmp_path):
@@ -264,8 +309,8 @@ def test_layers_that_a_file_lacks_are_named_or_start_fresh_on_demand(resnet_file
     ):
         timm_net("resnet18", weights=file)
     body = timm.create_model("resnet18", num_classes=1, in_chans=1)
-    missing = load_pretrained(body, file, allow_missing=True)
-    assert missing and all(n.startswith("layer4") for n in missing)
+    fresh, _ = load_pretrained(body, file, allow_missing=True)
+    assert len(fresh) > 10 and all(n.startswith(("layer4", "fc.")) for n in fresh)
     assert torch.equal(body.layer3[0].conv1.weight, net.layer3[0].conv1.weight)
     assert timm_net("resnet18", weights=file, allow_missing=True)(torch.rand(2, 1, 64, 64)).shape == (2, 1)
 
@@ -373,6 +418,83 @@ def test_an_unreachable_hub_is_said_at_once(monkeypatch, tmp_path):
     ):
         create_net("resnet50.a1_in1k")
     assert time.monotonic() - started < 30  # timm itself tries again for minutes
+
+
+@pytest.fixture
+def listening():
+    "A port of this machine that takes connections and says nothing."
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_the_hub_is_asked_where_it_is_or_the_proxy_before_it(monkeypatch, listening):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = server.getsockname()[1]
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    cfg, here = _config("resnet18.a1_in1k"), "127.0.0.1"
+    for hub, env, who in (
+        (f"http://{here}:{listening}", {}, None),
+        (f"https://{here}:{listening}/mirror", {}, None),
+        (f"http://{here}:{closed}", {}, "hub"),
+        ("https://hub.invalid", {"https_proxy": f"http://{here}:{listening}"}, None),
+        ("https://hub.invalid", {"all_proxy": f"{here}:{listening}"}, None),
+        ("https://hub.invalid", {"https_proxy": f"http://{here}:{closed}"}, f"proxy {here} before the hub"),
+        (f"http://{here}:{listening}", {"http_proxy": f"http://{here}:{closed}", "no_proxy": here}, None),
+        (f"http://{here}:{closed}", {"http_proxy": f"http://{here}:{listening}", "no_proxy": here}, "hub"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(constants, "ENDPOINT", hub)
+            for name, value in env.items():
+                patch.setenv(name, value)
+            if who is None:
+                _check_hub("resnet18.a1_in1k", cfg)
+            else:
+                with pytest.raises(InputError, match=f"the {who} cannot be reached; .*--weights FILE"):
+                    _check_hub("resnet18.a1_in1k", cfg)
+
+
+class Hub(BaseHTTPRequestHandler):
+    "As much of the hub as one file needs; asked by itself or as a proxy."
+
+    def do_HEAD(self):
+        data = self.server.files.get(urlparse(self.path).path)
+        self.send_response(200 if data else 404)
+        for name, value in {"Content-Length": len(data or b""), "ETag": '"1"', "X-Repo-Commit": "0" * 40}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        return data or b""
+
+    def do_GET(self):
+        self.wfile.write(self.do_HEAD())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("proxied", [False, True])
+def test_weights_of_the_hub_are_taken_over_as_those_of_a_file(proxied, resnet_file, tmp_path):
+    _, file = resnet_file
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        server.files = {"/timm/resnet18.a1_in1k/resolve/main/model.safetensors": file.read_bytes()}
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        at = f"http://127.0.0.1:{server.server_port}"
+        env = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")} | {"HF_HOME": str(tmp_path)}
+        env |= {"HF_ENDPOINT": "http://hub.invalid", "HTTP_PROXY": at} if proxied else {"HF_ENDPOINT": at}
+        code = "\n".join([
+            "import sys, torch", "from safetensors.torch import save_file",
+            "from mura_fastai.models.backbones import timm_net", "torch.manual_seed(3)",
+            "save_file(timm_net('resnet18.a1_in1k').state_dict(), sys.argv[1])",
+        ])  # fmt: skip
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "got.safetensors")], env=env, check=True, timeout=300
+        )
+        server.shutdown()
+    torch.manual_seed(3)
+    there, got = timm_net("resnet18.a1_in1k", weights=file).state_dict(), read_weights(tmp_path / "got.safetensors")
+    assert got.keys() == there.keys() and all(torch.equal(got[n], there[n]) for n in there), "its classifier too"
 
 
 def test_a_network_that_was_never_pretrained_says_so():

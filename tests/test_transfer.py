@@ -15,6 +15,7 @@ from mura_fastai.data.loaders import mura_dls
 from mura_fastai.errors import InputError
 from mura_fastai.models.backbones import create_net, timm_net
 from mura_fastai.models.heads import GeM
+from mura_fastai.models.views import StudyNet
 from mura_fastai.results.experiment import train
 from mura_fastai.results.predict import predict_images
 from mura_fastai.results.tables import read_predictions
@@ -67,6 +68,36 @@ def test_a_network_is_its_features_and_a_linear_classifier(arch):
         torch.testing.assert_close(net(x, region), net.body(x))  # timm's own way through
 
 
+@pytest.mark.parametrize("arch", ["efficientvit_m0", pytest.param("volo_d1_224", marks=pytest.mark.slow)])
+def test_a_network_that_is_more_than_its_features_and_a_classifier_is_itself_and_takes_nothing_between(arch):
+    torch.manual_seed(0)
+    net = timm_net(arch, pretrained=False).eval()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.running_mean.uniform_(0.1, 0.2)
+    x = torch.rand(1, 1, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x, torch.tensor([0])), net.body(x))
+    for asked in (lambda: timm_net(arch, pretrained=False, n_regions=3), lambda: StudyNet(net)):
+        with pytest.raises(InputError, match=f"{arch} is more than a linear classifier .*--region-aware, --views"):
+            asked()
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "convnext_atto", "vit_tiny_patch16_224", "efficientnet_b0"])
+def test_seeing_whether_regions_can_come_between_costs_no_luck_and_no_state(arch):
+    nets = []
+    for n_regions in (0, 3):
+        torch.manual_seed(0)
+        nets.append(timm_net(arch, pretrained=False, n_regions=n_regions))
+        assert nets[-1].training and nets[-1].body.training
+    nets.append(torch.rand(1))
+    torch.manual_seed(0)
+    timm_net(arch, pretrained=False)
+    assert torch.equal(nets.pop(), torch.rand(1))
+    plain, aware = (net.body.state_dict() for net in nets)
+    assert all(torch.equal(plain[n], aware[n]) for n in plain)
+
+
 # ---------------------------------------------------------------- the first stages alone
 
 
@@ -113,7 +144,7 @@ def test_a_file_may_hold_what_was_cut_away_and_may_lack_it(whole, tmp_path):
     cuts = [timm_net("resnet18", weights=f, until="layer3").eval() for f in (file, tmp_path / "short.safetensors")]
     x = torch.rand(1, 1, 64, 64)
     assert torch.equal(*(cut.features(x) for cut in cuts))
-    assert all(cut.fresh == [] for cut in cuts), "nothing is missing, so nothing has to be allowed"
+    assert all(cut.fresh == ["fc.weight", "fc.bias"] for cut in cuts), "nothing else is missing, or has to be allowed"
     save_file(short | {"layer9.weight": torch.zeros(2)}, tmp_path / "odd.safetensors")
     with pytest.raises(InputError, match="another network: layer9.weight do not fit"):
         timm_net("resnet18", weights=tmp_path / "odd.safetensors", until="layer3")
@@ -121,7 +152,61 @@ def test_a_file_may_hold_what_was_cut_away_and_may_lack_it(whole, tmp_path):
     with pytest.raises(InputError, match="lacks layer2"):
         timm_net("resnet18", weights=tmp_path / "holes.safetensors", until="layer3")
     fresh = timm_net("resnet18", weights=tmp_path / "holes.safetensors", until="layer3", allow_missing=True).fresh
-    assert fresh and all(n.startswith("layer2") for n in fresh)
+    assert len(fresh) > 10 and all(n.startswith(("layer2", "fc.")) for n in fresh)
+
+
+def test_a_norm_of_the_head_is_no_classifier(tmp_path):
+    net, file = timm.create_model("convnext_atto"), tmp_path / "w.safetensors"
+    save_file({k: v for k, v in net.state_dict().items() if k != "head.norm.weight"}, file)
+    with pytest.raises(InputError, match=r"lacks head\.norm\.weight of convnext_atto; .*--allow-missing"):
+        timm_net("convnext_atto", weights=file)
+    assert timm_net("convnext_atto", weights=file, allow_missing=True).fresh[0] == "head.norm.weight"
+    save_file({k: v for k, v in net.state_dict().items() if not k.startswith("head.fc")}, file)
+    net = timm_net("convnext_atto", weights=file)
+    assert net.fresh == ["head.fc.weight", "head.fc.bias"], "a classifier is another one anyway"
+
+
+def test_what_a_file_has_beside_the_network_is_told(tmp_path):
+    regions = timm_net("resnet18", pretrained=False, until="layer1", pool="gem", n_regions=3)
+    regions.body.global_pool.p.data += 1
+    save_file(regions.state_dict(), tmp_path / "w.safetensors")
+    plain = timm_net("resnet18", weights=tmp_path / "w.safetensors", until="layer1")
+    assert sorted(plain.dropped) == ["film.scale", "film.shift", "global_pool.p"] and plain.fresh == []
+    again = timm_net("resnet18", weights=tmp_path / "w.safetensors", until="layer1", pool="gem")
+    assert again.body.global_pool.p.item() == 4 and sorted(again.dropped) == ["film.scale", "film.shift"]
+
+
+@pytest.mark.parametrize("views", [None, "mean"])
+def test_training_tells_what_starts_fresh_and_what_is_not_used(views, mura, root, whole, tmp_path):
+    net = timm_net("resnet18", weights=whole[1], until="layer1", n_regions=8)
+    save_file({k: v for k, v in net.state_dict().items() if "conv2" not in k}, tmp_path / "w.safetensors")
+    options = ["--weights", tmp_path / "w.safetensors", "--until", "layer1", "--allow-missing"]
+    options += ["--views", views] if views else []
+    few = ["--size", 32, "--epochs", 1, "--bs", 16, "--ci", "none", "--out", tmp_path / "run"]
+    code, _, err = mura("train", root, "--arch", "resnet18", *options, *few)
+    assert code == 0, err
+    assert "w.safetensors: starts fresh: layer1.0.conv2.weight, layer1.1.conv2.weight\n" in err
+    assert "w.safetensors: not used: film.scale, film.shift\n" in err
+
+
+@pytest.mark.parametrize("arch", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
+def test_a_file_of_another_picture_size_is_resampled_as_timm_does(arch, tmp_path):
+    torch.manual_seed(0)
+    file, cfg = tmp_path / "w.safetensors", timm.models.get_pretrained_cfg(arch)
+    save_file(timm.create_model(arch).state_dict(), file)
+    there = timm.create_model(arch, pretrained=True, img_size=96, pretrained_cfg_overlay=dict(file=str(file))).eval()
+    here = timm_net(arch, weights=file, size=96).eval()
+    mean, std = (torch.tensor(s)[:, None, None] for s in (cfg.mean, cfg.std))
+    grey = torch.rand(2, 1, 96, 96)
+    with torch.no_grad():
+        seen = here.body.forward_features((grey - mean.mean()) / std.mean())
+        torch.testing.assert_close(seen, there.forward_features((grey - mean) / std), rtol=1e-4, atol=1e-4)
+
+
+def test_a_size_that_weights_cannot_be_turned_to_is_named(tmp_path):
+    save_file(timm.create_model("pit_ti_224").state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"pos_embed do not fit pit_ti_224 at 96 pixels; .*--size"):
+        timm_net("pit_ti_224", weights=tmp_path / "w.safetensors", size=96)
 
 
 @pytest.mark.parametrize("wrapper", ["module.", "body.", "module.body."])
@@ -172,6 +257,28 @@ def test_a_pool_that_a_network_does_not_take_is_one_line():
         create_net("vit_tiny_patch16_224", pretrained=False, pool="gem")
     with pytest.raises(InputError, match="pool='max' is for timm's networks"):
         create_net("mura_cnn", pool="max")
+
+
+def test_the_generalised_mean_is_refused_where_half_of_a_pretrained_map_would_vanish(tmp_path):
+    for arch, taken in (
+        ("convnext_atto", False),
+        ("edgenext_xx_small", False),
+        ("resnet18", True),
+        ("lcnet_035", True),
+    ):
+        torch.manual_seed(0)
+        net, file = timm.create_model(arch), tmp_path / "w.safetensors"
+        save_file(net.state_dict(), file)
+        if taken:
+            lucky = timm_net(arch, weights=file, pool="gem")
+            assert lucky.training and lucky.fresh[0].endswith("global_pool.p")
+        else:
+            with pytest.raises(InputError, match=r"'gem': (4|5)\d% of its last map is below zero.*--pool avg"):
+                timm_net(arch, weights=file, pool="gem")
+    # What has learned with it is taken, and draws nothing from the generator.
+    net = timm_net("convnext_atto", pretrained=False, pool="gem")
+    save_file(net.state_dict(), file)
+    torch.testing.assert_close(timm_net("convnext_atto", weights=file, pool="gem").state_dict(), net.state_dict())
 
 
 def test_the_power_of_the_generalised_mean_learns_with_the_head():

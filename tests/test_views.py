@@ -201,11 +201,11 @@ def test_so_do_those_of_the_packages_own_networks_and_of_others_regions(arch, tm
         save_file((StudyNet(net, "attention") if pooled else net).state_dict(), file)
         plain = start()
         torch.testing.assert_close(plain(x), net.classifier(net.head(given_to_head(net, x))))
-        assert plain.unused == ["film.scale", "film.shift"] and plain.fresh == []
+        assert plain.dropped == ["film.scale", "film.shift"] and plain.fresh == []
         region = torch.tensor([1, 2])
-        assert torch.equal(start(3)(x, region), net(x, region)) and start(3).unused == []
+        assert torch.equal(start(3)(x, region), net(x, region)) and start(3).dropped == []
         other = start(5)  # of other regions: its own start as if there were none
-        assert torch.equal(other(x, region), plain(x)) and other.unused == other.fresh == ["film.scale", "film.shift"]
+        assert torch.equal(other(x, region), plain(x)) and other.dropped == other.fresh == ["film.scale", "film.shift"]
     save_file(plain.state_dict(), file)
     assert torch.equal(start(3)(x, region), plain(x)) and start(3).fresh == ["film.scale", "film.shift"]
 

@@ -10,18 +10,19 @@ import difflib
 import socket
 from pathlib import Path
 from urllib.parse import urlparse
+from urllib.request import getproxies, proxy_bypass
 
 import timm
 import torch
-from timm.models import group_parameters
+from timm.models import get_model_input_config, group_parameters
 from torch import nn
 
 from ..errors import InputError
 from .cnn import SIZES, mura_cnn
-from .heads import cut_after, own_pool, set_pool
+from .heads import cut_after, own_pool, refuse_signed, set_pool
 from .plain import PlainCNN
 from .regions import RegionFiLM
-from .weights import fill_own, head_names, load_pretrained, net_name
+from .weights import adopt, fill_own, head_names, net_name, read_weights
 
 # %% ../../nbs/21_models.backbones.ipynb #ea639cd7
 class TimmNet(nn.Module):
@@ -33,10 +34,11 @@ class TimmNet(nn.Module):
         n_regions: int = 0,  # region codes, the unknown one's among them, that scale and shift the features; 0: none do
     ):
         super().__init__()
-        self.body, self.fresh = body, []  # `fresh`: names of weights that a file of weights lacked
-        if n_regions and not isinstance(self.classifier, nn.Linear):
-            raise InputError(f"{net_name(body)} has no one linear classifier before which a region could act")
-        self.film = RegionFiLM(n_regions, self.n_features) if n_regions else None
+        self.body, self.film = body, None
+        self.fresh, self.dropped = [], []  # of pretrained weights: names that they lacked, and that are not used
+        if n_regions:
+            self.check_split()
+            self.film = RegionFiLM(n_regions, self.n_features)
 
     @property
     def classifier(self) -> nn.Module:
@@ -63,7 +65,32 @@ class TimmNet(nn.Module):
         x: torch.Tensor,  # N x C x H x W
         region: torch.Tensor | None = None,  # N codes
     ) -> torch.Tensor:  # N x num_classes logits
-        return self.classifier(self.features(x, region)) if isinstance(self.classifier, nn.Linear) else self.body(x)
+        return self.body(x) if self.film is None else self.classifier(self.features(x, region))
+
+    def check_split(self):
+        """See on one picture whether the network is its classifier after its features: needed to work between them.
+
+        Raises `InputError` where it is more, such as a second classifier or a norm that belongs to the classifier."""
+        if self.film is not None:  # seen as it was made
+            return
+        given, why = [], "is more than a linear classifier after its features"
+        if isinstance(self.classifier, nn.Linear):
+            hook = self.classifier.register_forward_pre_hook(lambda module, args: given.append(args[0]))
+            x, training = _picture(self.body), self.body.training
+            self.body.eval()
+            with torch.no_grad():
+                out, features = self.body(x), self.features(x)
+                hook.remove()
+                # The same numbers, but for another order of adding up; a fresh norm differs in the sixth digit.
+                same = (given[0] - features).abs().max() <= 1e-6 * features.abs().max()
+                if same and torch.equal(self.classifier(given[0]), out):
+                    why = ""
+            self.body.train(training)
+        if why:
+            raise InputError(
+                f"{net_name(self.body)} {why}: neither regions nor views can come between them; "
+                "leave them out (--region-aware, --views), or choose another network (--arch)"
+            )
 
     def param_groups(self) -> list[list[nn.Parameter]]:
         "Three groups for discriminative learning rates: the first half of the layers, the second, the head."
@@ -123,19 +150,34 @@ def timm_net(
     from_hub = pretrained and weights is None
     if from_hub:
         _check_hub(arch, cfg)
-    try:
-        body = timm.create_model(arch, pretrained=from_hub, num_classes=num_classes, in_chans=in_chans, **kwargs)
-    except OSError as e:  # the hub answers, but not with weights
-        raise InputError(_no_weights(arch, str(e).splitlines()[0][:150])) from None
-    pool, cut = pool or (own_pool(body) if until else None), cut_after(body, until) if until else set()
+    body = timm.create_model(arch, num_classes=num_classes, in_chans=in_chans, **kwargs)
+    whole = _shapes(body)
+    pool = pool or (own_pool(body) if until else None)
+    if until:
+        cut_after(body, until)
     if pool:
         set_pool(body, pool, num_classes)
-    net = TimmNet(body, n_regions)
     if until:
         _try_out(body, until, in_chans, size or cfg.input_size[-1])
-    if weights is not None:
-        net.fresh = load_pretrained(body, weights, allow_missing, cut)
+    net = TimmNet(body, n_regions)
+    changed = {n for n, _ in whole.items() ^ _shapes(body).items()}
+    if from_hub:
+        net.fresh, net.dropped = adopt(body, _hub_weights(arch, kwargs), arch, cut=changed)
+    elif weights is not None:
+        net.fresh, net.dropped = adopt(body, read_weights(weights), str(weights), allow_missing, changed)
+    if pool == "gem" and any(n.endswith(".p") for n in net.fresh):  # else the weights have learned with this pooling
+        refuse_signed(body, _picture(body))
     return net
+
+
+def _shapes(body: nn.Module) -> dict:
+    return {n: v.shape for n, v in body.state_dict().items()}
+
+
+def _picture(body: nn.Module) -> torch.Tensor:
+    "Noise of the size that it is made for, the same always; the global generator is left alone."
+    size, device = get_model_input_config(body)["input_size"], next(body.parameters()).device
+    return torch.randn(1, *size, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def _config(arch: str):
@@ -185,10 +227,32 @@ def _check_hub(arch: str, cfg):
     repo = cfg.hf_hub_id + (f"{cfg.architecture}.{cfg.tag}" if cfg.hf_hub_id.endswith("/") else "")
     if any(isinstance(try_to_load_from_cache(repo, n), str) for n in names):
         return
+    who, where = _door(constants.ENDPOINT)
     try:
-        socket.create_connection((urlparse(constants.ENDPOINT).hostname, 443), timeout=5).close()
-    except OSError:
-        raise InputError(_no_weights(arch, "the hub cannot be reached")) from None
+        # What a socks proxy is asked without a port.
+        port = where.port or {"http": 80, "https": 443}.get(where.scheme, 1080)
+        socket.create_connection((where.hostname, port), timeout=5).close()
+    except (OSError, ValueError):
+        raise InputError(_no_weights(arch, f"{who} cannot be reached")) from None
+
+
+def _door(endpoint: str):
+    "Who is asked first for what the hub has: itself, or a proxy that the environment names; and its address."
+    hub, proxies = urlparse(endpoint), getproxies()
+    proxy = proxies.get(hub.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(hub.netloc):
+        return "the hub", hub
+    where = urlparse(proxy if "://" in proxy else f"http://{proxy}")
+    return f"the proxy {where.hostname} before the hub", where
+
+
+def _hub_weights(arch: str, kwargs: dict) -> dict[str, torch.Tensor]:
+    "As timm loads them, for its own channels and classes; the global generator is left alone."
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return timm.create_model(arch, pretrained=True, **kwargs).state_dict()
+    except OSError as e:  # the hub answers, but not with weights
+        raise InputError(_no_weights(arch, str(e).splitlines()[0][:150])) from None
 
 # %% ../../nbs/21_models.backbones.ipynb #ae08eda5
 OWN = (*SIZES, "plain_cnn")  # networks of this package, by the names that users give
@@ -224,5 +288,5 @@ def create_net(
     else:
         raise InputError(f"{arch} is made for one size of image; say which (size=, --size)")
     if weights is not None:
-        net.fresh, net.unused = fill_own(net, weights)
+        net.fresh, net.dropped = fill_own(net, weights)
     return net

@@ -94,6 +94,8 @@ class StudyNet(nn.Module):
         if lacks:
             kind = type(net).__name__
             raise InputError(f"{kind}: has no {lacks[0]}; views are pooled between features and classifier")
+        if hasattr(net, "check_split"):
+            net.check_split()
         self.net, self.pool = net, POOLINGS[pool](net.n_features)
         self.keep_attention, self.attention = False, None
 

@@ -157,12 +157,10 @@ def _learner(settings: dict, images: pd.DataFrame, decoded: Store | None, fresh:
         opt_func=optimizer_of(settings["optimizer"], settings.get("weight_decay")), **{k: settings[k] for k in FORM},
     )  # fmt: skip
     learn.pretrained = settings["pretrained"]  # also where it goes on with weights of its own
-    net = getattr(learn.model, "net", learn.model)  # that of images, where views are pooled
-    if missing := getattr(net, "fresh", None):
-        start = "starts" if len(missing) == 1 else "start"
-        print(f"{weights}: lacks {name_some(missing)}, which {start} fresh", file=sys.stderr)
-    if unused := getattr(net, "unused", None):
-        print(f"{weights}: {name_some(unused)} are of its own regions, and left out", file=sys.stderr)
+    net = getattr(learn.model, "net", learn.model)  # the one that pools views holds that of images
+    for names, what in ((getattr(net, "fresh", ()), "starts fresh"), (getattr(net, "dropped", ()), "not used")):
+        if names:
+            print(f"{weights or settings['arch']}: {what}: {name_some(names)}", file=sys.stderr)
     print(f"training in {learn.precision} on {dls.device}; {dls.where}", file=sys.stderr)
     return learn
 
