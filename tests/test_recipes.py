@@ -224,6 +224,22 @@ def test_a_weight_decay_out_of_range_is_refused_before_anything_is_read(images, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("lr", [-1, 0, "nan", "inf"])
+def test_a_rate_that_trains_nothing_is_refused_before_anything_is_read(mura, root, images, tmp_path, lr):
+    code, out, err = mura("train", root, "--size", 40, "--lr", lr, "--out", tmp_path / "run")
+    assert (code, out) == (2, "") and err.count("\n") == 1 and "learning rate" in err and "--lr" in err
+    with pytest.raises(InputError, match="learning rate.*lr="):
+        train_run(images, tmp_path / "run", lr=float(lr))
+    with pytest.raises(InputError, match="learning rate"):
+        train(root, tmp_path / "run", folds=2, lr=float(lr), **FEW)
+    learn = mura_learner(mura_dls(images, 40, 16), MuraCNN(widths=(4, 8), grid=2, hidden=8))
+    with pytest.raises(InputError, match="learning rate"):
+        fit_schedule(learn, 1, float(lr))
+    with pytest.raises(InputError, match="learning rate"):
+        mura_learner(learn.dls, MuraCNN(widths=(4, 8), grid=2, hidden=8), lr=float(lr))
+    assert not (tmp_path / "run").exists()
+
+
 # ---------------------------------------------------------------- the rate on a plateau
 
 

@@ -6,6 +6,8 @@
 __all__ = ['RegionWeightedBCE', 'RouteBatch', 'StudyMetric', 'study_kappa', 'study_auroc', 'StopOnNaN', 'mura_learner']
 
 # %% ../../nbs/30_training.learner.ipynb #ab451605
+from numbers import Real
+
 import fastai.callback.progress  # noqa: F401  adds no_bar to Learner
 import fastai.callback.schedule  # noqa: F401  adds lr_find, fit_one_cycle and fine_tune
 import numpy as np
@@ -27,6 +29,7 @@ from ..models.views import StudyNet
 from .optimizer import fused_adam
 from .precision import precision_cbs, resolve_precision
 from .recording import Arriving, DeviceRecorder
+from .schedules import check_rate
 
 # %% ../../nbs/30_training.learner.ipynb #9262027d
 class RegionWeightedBCE(nn.Module):
@@ -239,8 +242,11 @@ def mura_learner(
     and no question to the device before an epoch ends.
 
     A pretrained body starts frozen, as `vision_learner`'s does: `fine_tune` trains the head first, then all.
-    Raises `InputError` for an unknown name, for options that the network has not, and where weights cannot be had.
+    Raises `InputError` for an unknown name, for a size of image or options that the network does not take, and where
+    weights cannot be had.
     """
+    if isinstance(kwargs.get("lr"), Real):
+        check_rate(kwargs["lr"])
     regions = list(dls.vocab[0])
     net, frozen = arch, False
     if isinstance(arch, str):

@@ -14,7 +14,7 @@ from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.store import Store
 from mura_fastai.errors import InputError, full_memory
 from mura_fastai.files import read_yaml, refuse_file
-from mura_fastai.models.backbones import OWN
+from mura_fastai.models.backbones import OWN, check_net
 from mura_fastai.models.views import POOLINGS
 from mura_fastai.models.weights import fill
 from mura_fastai.provenance import checkout, versions
@@ -28,7 +28,7 @@ from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.optimizer import OPTIMIZERS
 from mura_fastai.training.precision import resolve_precision
-from mura_fastai.training.schedules import PLATEAU, check_schedule, layer_rates
+from mura_fastai.training.schedules import PLATEAU, check_rate, check_schedule, layer_rates
 from mura_fastai.training.state import read_told, state_file
 from mura_fastai.training.tables import own_images
 
@@ -95,6 +95,8 @@ def train_run(
     if save_every is not None and save_every < 1:
         raise InputError(f"a state every {save_every} batches: give one or more, or leave it out (--save-every)")
     own, starts_trained = arch in OWN, arch not in OWN and bool(pretrained or weights)
+    if lr is not None:
+        check_rate(lr)
     if layer_decay is not None:
         layer_rates(1.0, layer_decay, 1)  # says so where it is no decay
     if optimizer not in OPTIMIZERS:
@@ -103,6 +105,7 @@ def train_run(
         raise InputError(f"weight decay {weight_decay}: give a number from 0 to 1, such as 0.1 (--weight-decay)")
     check_schedule(schedule)
     tfms = augmentation(augment or {})
+    check_net(arch, size, until, pool, dropout, region_aware)
     if callable(images) and not (data or {}).get("path"):  # by its settings alone nobody could read the data again
         images = images()
     data, device = named_data(() if callable(images) else images.path, data), default_device()

@@ -1,5 +1,6 @@
 """How learning rates go over epochs and layers."""
 
+import math
 import sys
 
 import numpy as np
@@ -46,6 +47,14 @@ def layer_rates(
     return lr * decay ** np.arange(n - 1, -1, -1.0)
 
 
+def check_rate(
+    lr: float,  # highest learning rate
+):
+    "Raise `InputError` for one that trains nothing, or uphill."
+    if not 0 < lr < math.inf:
+        raise InputError(f"learning rate {lr}: give a number above 0, such as 0.001 (lr=, --lr)")
+
+
 def check_schedule(
     schedule: str,  # one of `SCHEDULES`
 ):
@@ -68,8 +77,10 @@ def fit_schedule(
     `fine_tune` halves the rate once all layers learn, and spreads it over the groups in equal steps of a logarithmic
     scale: by default a hundredth in the first, with `layer_decay` what `layer_rates` says. "plateau" fits at one rate,
     the head alone before where asked, and lowers it as `PLATEAU` says.
-    Raises `InputError` for an unknown schedule, and for `layer_decay` with a Learner that is not by layer."""
+    Raises `InputError` for an unknown schedule, for a rate that is not above 0, and for `layer_decay` with a Learner
+    that is not by layer."""
     check_schedule(schedule)
+    check_rate(lr)
     if learn.opt is None:
         learn.create_opt()
     n = len(learn.opt.param_lists)
