@@ -42,7 +42,7 @@ ROOMS = [
     "results.compare", "results.verdicts", "results.forest", "results.power",
     "results.overlays", "results.pointing", "results.heatmaps", "results.bands", "results.labelled", "results.curves",
     "results.regions", "results.pages", "results.interpret", "results.figures",
-    "results.sheets", "results.suspects", "results.review", "results.experiment",
+    "results.sheets", "results.suspects", "results.review", "results.lr_search", "results.experiment",
     "share.look", "share.pdf", "share.charts", "share.cards",
     "share.report_parts", "share.report_facts", "share.report_card", "share.report_scores", "share.report_plots",
     "share.report_data", "share.report_compare", "share.report", "share.demo",

@@ -2,23 +2,17 @@
 
 import os
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
-from fastai.torch_core import set_seed
 
-from mura_fastai.bars import stderr_bar
-from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.loose import input_images
 from mura_fastai.data.phantom import is_phantom
 from mura_fastai.data.reading import name_skipped, read_data
 from mura_fastai.data.sources import find_source
-from mura_fastai.data.store import auto_store
 from mura_fastai.errors import InputError
-from mura_fastai.files import refuse_closed, replacing
+from mura_fastai.files import refuse_closed
 from mura_fastai.results.calibrate import Decision, decide_together
 from mura_fastai.results.compare import compare
 from mura_fastai.results.competition import competition_folders, write_competition
@@ -36,7 +30,6 @@ from mura_fastai.results.suspects import spare_reader, suspects_of_run, write_su
 from mura_fastai.results.tables import write_predictions
 from mura_fastai.text import one_of
 from mura_fastai.training.interrupts import saying_how_to_go_on
-from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.plans import check_repeats, is_repeats, learned_runs, read_repeats
 from mura_fastai.training.recipes import recipe_settings
 from mura_fastai.training.repeats import is_finished, sub_runs, train_repeats
@@ -307,55 +300,3 @@ def predict(
 def _said_by(now: Moment, images: pd.DataFrame) -> tuple[pd.DataFrame, Decision]:
     "What a run predicts, and how it decides."
     return predict_images(now.learn, images), now.decision()
-
-
-def find_lr(
-    data: str | Path,  # a dataset's folder, or a CSV
-    arch: str = "mura_cnn",  # "mura_cnn" or any timm name
-    size: int = 320,  # side of the padded square in pixels
-    bs: int = 64,  # images a batch
-    source: str | None = None,  # mura, fracatlas, folder or csv; found out where not given
-    regions: list[str] | str | None = None,  # some regions only
-    split_seed: int = 0,  # another seed, another split
-    allow_leaks: bool = False,  # go on although a patient is in both train and valid
-    max_bad: float = 0.05,  # share of unusable files that is left out without asking
-    seed: int = 0,  # of weights, order and augmentation
-    pretrained: bool = True,  # ImageNet weights for a timm network
-    weights: str | Path | None = None,  # a local file of weights instead of timm's hub
-    allow_missing: bool = False,  # layers that `weights` lacks start fresh
-    num_workers: int | None = None,  # decoding threads
-    figure: str | Path | None = None,  # where to draw the curve; nowhere where not given
-    until: str | None = None,  # keep a timm network up to this stage, such as layer3 of a ResNet
-    views: str | None = None,  # learn whole studies, `bs` of them a batch: views pooled by mean, max or attention
-) -> float:  # the suggested highest learning rate
-    "`mura lr-find`: fastai's search for a learning rate, its valley."
-    if figure is not None:
-        refuse_closed(figure)
-    images = read_data(data, source, regions, max_bad, split_seed, allow_leaks, size)
-    set_seed(seed, reproducible=True)
-    # The same store that `train` takes: what is decoded here is decoded for it too.
-    store = auto_store(images, size, stderr_bar("decoding images"))
-    by = "study" if views else "image"
-    dls = mura_dls(images, size=size, bs=bs, store=store, num_workers=num_workers, max_bad=max_bad, by=by)
-    learn = mura_learner(
-        dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing, until=until, views=views
-    )
-    # fastai keeps the weights aside while it searches, in a folder that it makes under the learner's path.
-    with tempfile.TemporaryDirectory() as aside, learn.no_bar(), learn.no_logging():
-        learn.path = Path(aside)
-        valley = float(learn.lr_find(show_plot=False).valley)
-    if figure is not None:
-        _draw_lr(learn.recorder, valley, f"{arch}, {size} px, batches of {bs}{' studies' * bool(views)}", figure)
-    return valley
-
-
-def _draw_lr(recorder, valley: float, title: str, file: str | Path):
-    "The smoothed loss over the learning rate; its last steps, where it diverges, are left away as fastai does."
-    fig, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    ax.plot(recorder.lrs[:-5], recorder.losses[:-5])
-    ax.axvline(valley, color="#999999", ls=":", label=f"valley at {valley:.1e}")
-    ax.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed", title=title)
-    ax.legend(frameon=False)
-    with replacing(file) as aside:
-        fig.savefig(aside, dpi=110)
-    plt.close(fig)

@@ -26,7 +26,7 @@ from mura_fastai.training.best import told_gone
 from mura_fastai.training.fitting import CHANGES, FORM, augmentation, fit_run
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.learner import mura_learner
-from mura_fastai.training.optimizer import OPTIMIZERS
+from mura_fastai.training.optimizer import optimizer_of
 from mura_fastai.training.precision import resolve_precision
 from mura_fastai.training.schedules import PLATEAU, check_rate, check_schedule, layer_rates
 from mura_fastai.training.state import read_told, state_file
@@ -99,10 +99,7 @@ def train_run(
         check_rate(lr)
     if layer_decay is not None:
         layer_rates(1.0, layer_decay, 1)  # says so where it is no decay
-    if optimizer not in OPTIMIZERS:
-        raise InputError(f"unknown optimizer {optimizer!r}; the known ones are {', '.join(OPTIMIZERS)}")
-    if weight_decay is not None and not 0 <= weight_decay <= 1:
-        raise InputError(f"weight decay {weight_decay}: give a number from 0 to 1, such as 0.1 (--weight-decay)")
+    optimizer_of(optimizer, weight_decay)  # so it does here
     check_schedule(schedule)
     tfms = augmentation(augment or {})
     check_net(arch, size, until, pool, dropout, region_aware)
