@@ -22,7 +22,7 @@ from mura_fastai.results.interpret import MuraInterpretation
 from mura_fastai.results.measures import cross_entropy
 from mura_fastai.results.metrics import check_interval
 from mura_fastai.results.moments import Moment
-from mura_fastai.results.predict import predict_images
+from mura_fastai.results.predict import name_region, predict_images
 from mura_fastai.results.repeats import decided_studies, evaluate_repeats, refuse_interval, repeats_of
 from mura_fastai.results.review import read_review, review_result, write_review
 from mura_fastai.results.scoring import evaluate_run, warn_of_seen
@@ -257,6 +257,7 @@ def predict(
     inputs: list[str | Path],  # image files, folders, dataset roots, headerless CSVs of image paths
     out: str | Path | None = "predictions.csv",  # where the predictions go; None writes no file
     format: str | None = None,  # of `out`: table, competition, or by the input: see `competition_folders`
+    region: str | None = None,  # of images that carry none; their path does not say XR_... and no table names it
 ) -> pd.DataFrame:  # the predictions table, a row an image; `attrs["format"]` is what was written
     """`mura predict`: the probability of abnormal for files, by one run or by several together.
 
@@ -272,7 +273,7 @@ def predict(
         refuse_closed(out)
     runs = [one for run in runs for one in (sub_runs(run) if is_repeats(run) else [run])]
     folders = competition_folders(inputs, format)
-    images = input_images(inputs)
+    images = name_region(input_images(inputs), runs, region)
     warn_of_seen(runs, images)
     tables, decisions = zip(*(_said_by(Moment(run), images) for run in runs), strict=True)
     preds = tables[0].assign(p_abnormal=sum(t.p_abnormal for t in tables) / len(tables))
