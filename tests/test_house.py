@@ -30,7 +30,7 @@ ROOMS = [
     "data.phantom", "data.store_files", "data.store", "data.reading", "data.augment", "data.decoding",
     "data.resident", "data.batches", "data.study_batches", "data.loaders",
     "models.regions", "models.cnn", "models.plain", "models.weights", "models.heads", "models.backbones",
-    "models.views", "models.cost",
+    "models.brought", "models.views", "models.cost",
     "training.optimizer", "training.precision", "training.recording", "training.schedules", "training.learner",
     "training.recipes", "training.progress", "training.tables", "training.state_rules",
     "training.state", "training.alone", "training.beside", "training.interrupts", "training.best", "training.keeping",
