@@ -246,6 +246,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'mura_fastai/models/views.py')},
             'mura_fastai.models.weights': { 'mura_fastai.models.weights._bare': ( 'models.weights.html#_bare',
                                                                                   'mura_fastai/models/weights.py'),
+                                            'mura_fastai.models.weights._ends_after': ( 'models.weights.html#_ends_after',
+                                                                                        'mura_fastai/models/weights.py'),
                                             'mura_fastai.models.weights._fault': ( 'models.weights.html#_fault',
                                                                                    'mura_fastai/models/weights.py'),
                                             'mura_fastai.models.weights._some': ( 'models.weights.html#_some',

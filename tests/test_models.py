@@ -4,6 +4,8 @@ import pickle
 import random
 import re
 import socket
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -14,7 +16,7 @@ from safetensors.torch import save_file
 
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.errors import InputError
-from mura_fastai.models.backbones import check_net, create_net, timm_net
+from mura_fastai.models.backbones import OWN, check_net, create_net, timm_net
 from mura_fastai.models.cnn import MuraCNN, mura_cnn
 from mura_fastai.models.weights import fill, load_pretrained, read_weights
 from mura_fastai.training.learner import mura_learner
@@ -138,8 +140,19 @@ def test_networks_of_timm_take_one_channel_and_learn_in_three_groups(arch, size)
 def test_an_unknown_name_gets_similar_ones():
     with pytest.raises(InputError, match=r"unknown architecture 'resnet81'; did you mean .*resnet18"):
         create_net("resnet81", pretrained=False)
-    with pytest.raises(InputError, match="did you mean mura_cnn"):
-        create_net("muracnn")
+    for wrong, near in (("muracnn", "mura_cnn"), ("plaincnn", "plain_cnn"), ("MURA_CNN_Large", "mura_cnn_large")):
+        with pytest.raises(InputError, match=f"did you mean {near}"):
+            create_net(wrong)
+
+
+def test_a_name_like_no_other_is_told_how_to_list_them_in_a_shell(mura):
+    with pytest.raises(InputError, match="there are mura_cnn.*, plain_cnn, and timm's") as e:
+        create_net("qqqqqqqqqqqq")
+    command = str(e.value).split("name: ")[1]
+    done = subprocess.run(command.replace("python", sys.executable, 1), shell=True, capture_output=True, text=True)
+    assert "resnet18" in done.stdout.split(), done.stderr
+    told = " ".join(mura("train", "--help")[1].split())
+    assert all(f" {name}," in told for name in OWN)
 
 
 # ---------------------------------------------------------------- weights from a file

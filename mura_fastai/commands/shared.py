@@ -26,7 +26,12 @@ Regions = Annotated[str | None, typer.Option(help="Some regions only, such as XR
 SplitSeed = Annotated[int, typer.Option(help="Another seed, another split of data that has no official one.")]
 MaxBad = Annotated[float, typer.Option(help="Share of unusable files that is left out without an error.")]
 AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="Go on although a patient is in train and valid.")]
-Arch = Annotated[str, typer.Option(help="mura_cnn, or any timm name such as resnet50.a1_in1k.")]
+Arch = Annotated[
+    str,
+    typer.Option(
+        help="mura_cnn, mura_cnn_small, mura_cnn_large, plain_cnn, or any timm name such as resnet50.a1_in1k."
+    ),
+]
 Size = Annotated[int, typer.Option(min=32, help="Side of the padded square that images become, in pixels.")]
 Views = Annotated[str | None, typer.Option(help="Learn whole studies, their views pooled by mean, max or attention.")]
 Batch = Annotated[int, typer.Option("--bs", min=1, help="Images a batch; studies, where views are pooled.")]

@@ -102,6 +102,9 @@ class TimmNet(nn.Module):
         return groups
 
 # %% ../../nbs/21_models.backbones.ipynb #975ba9b0
+OWN = (*SIZES, "plain_cnn")  # networks of this package, by the names that users give
+
+
 def timm_net(
     arch: str,  # a timm name, such as resnet50.a1_in1k or vgg19_bn
     pretrained: bool = True,  # ImageNet weights from timm's hub; needs a network the first time
@@ -156,8 +159,11 @@ def _config(arch: str):
             name, _, tag = arch.partition(".")
             known = ", ".join(timm.list_pretrained(f"{name}.*")[:4]) or f"{name} alone"
             raise InputError(f"{name} has no weights called {tag!r}; give {known}") from None
-    near = difflib.get_close_matches(arch, [*timm.list_models(), "mura_cnn"], 3, 0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
+    near = difflib.get_close_matches(arch.lower(), [*OWN, *timm.list_models()], 3, 0.5)
+    hint = f"did you mean {', '.join(near)}?"
+    if not near:
+        listing = "python -c \"import timm; print(*timm.list_models('*res*'))\""
+        hint = f"there are {', '.join(OWN)}, and timm's; those with res in their name: {listing}"
     raise InputError(f"unknown architecture {arch!r}; {hint}")
 
 
@@ -235,9 +241,6 @@ def _check_hub(arch: str, cfg):
         raise InputError(_no_weights(arch, "the hub cannot be reached")) from None
 
 # %% ../../nbs/21_models.backbones.ipynb #ae08eda5
-OWN = (*SIZES, "plain_cnn")  # networks of this package, by the names that users give
-
-
 def create_net(
     arch: str,  # one of `OWN`, or any timm name
     pretrained: bool = True,  # ImageNet weights, where the network has any

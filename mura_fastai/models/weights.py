@@ -111,9 +111,20 @@ def load_pretrained(
         raise InputError(f"{file}: weights of another network: {told}")
     if missing and not allow_missing:
         remedy = "allow_missing=True lets them start fresh (--allow-missing)"
+        if not cut and (last := _ends_after(body, needed, missing)):
+            remedy += f", until={last!r} leaves them out (--until {last})"
         raise InputError(f"{file}: lacks {_some(missing)} of {net_name(body)}; {remedy}")
     body.load_state_dict(state, strict=False)
     return missing
+
+
+def _ends_after(body: nn.Module, needed: list[str], missing: list[str]) -> str | None:
+    "The stage after which a file ends, where it lacks the later ones, all of each and nothing else."
+    names = [s["module"] for s in getattr(body, "feature_info", None) or ()]
+    for at in range(1, len(names) if hasattr(body, "prune_intermediate_layers") else 0):
+        if missing == [n for n in needed if n.startswith(tuple(f"{s}." for s in names[at:]))]:
+            return names[at - 1]
+    return None
 
 
 def _bare(state: dict, own: dict) -> dict:

@@ -13,6 +13,7 @@ from mura_fastai.data.reading import name_skipped, read_data
 from mura_fastai.data.sources import find_source
 from mura_fastai.errors import InputError
 from mura_fastai.files import refuse_closed
+from mura_fastai.models.backbones import OWN
 from mura_fastai.results.calibrate import Decision, decide_together
 from mura_fastai.results.compare import compare
 from mura_fastai.results.competition import competition_folders, write_competition
@@ -31,7 +32,7 @@ from mura_fastai.results.tables import write_predictions
 from mura_fastai.text import one_of
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.plans import check_repeats, is_repeats, learned_runs, read_repeats
-from mura_fastai.training.recipes import recipe_settings
+from mura_fastai.training.recipes import RECIPES, recipe_settings
 from mura_fastai.training.repeats import is_finished, sub_runs, train_repeats
 from mura_fastai.training.resume import refuse_edited, resume_run
 from mura_fastai.training.runs import FORM, read_settings, refuse_weights, train_run
@@ -58,9 +59,8 @@ def train(
     With folds or seeds the folder holds a run for each of them, and the scores are those of `score_repeats`."""
     check_interval(ci)  # not after hours of training
     if recipe is not None:
-        settings = recipe_settings(recipe, **settings)
-        arch, size, epochs = (settings[k] for k in ("arch", "size", "epochs"))
-        print(f"recipe {recipe}: {arch} at {size} px, {one_of(epochs, 'epoch')}", file=sys.stderr)
+        given, settings = settings, recipe_settings(recipe, **settings)
+        print(_done_by(recipe, given, settings), file=sys.stderr)
     repeated = folds is not None or seeds != 1
     if repeated:
         check_repeats(folds, seeds)
@@ -90,6 +90,23 @@ def train(
     out = train_run(read, out, max_bad=max_bad, data=told, **settings)
     with saying_how_to_go_on(out):
         return out, evaluate_run(out, ci=ci)
+
+
+def _done_by(recipe: str, given: dict, settings: dict) -> str:
+    "What a recipe made of the settings that were given, in a line."
+    arch, size, epochs = (settings[k] for k in ("arch", "size", "epochs"))
+    starts_trained = arch not in OWN and bool(settings.get("pretrained", True) or settings.get("weights"))
+    frozen = settings.get("freeze_epochs", 1) if starts_trained else 0
+    told = f"recipe {recipe}: {arch} at {size} px, {f'{frozen} + ' if frozen else ''}{one_of(epochs, 'epoch')}"
+    own = {k: v for k, v in RECIPES[recipe].settings().items() if given.get(k) is None}
+    filled = [f"{_option(k)}{'' if k == 'augment' else f' {settings[k]}'}" for k in own if k in settings]
+    left = [_option(k) for k in own if k not in settings]
+    told += f"; it gave {' '.join(filled)}" if filled else ""
+    return told + (f"; made for another start, and left out: {' '.join(left)}" if left else "")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def resume(
