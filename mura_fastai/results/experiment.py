@@ -169,8 +169,23 @@ def compare_runs(
 ) -> tuple[pd.DataFrame, list[str]]:  # see `compare`; names of the arms
     "`mura compare`: what each run decides, study by study, held against the first."
     arms, names = zip(*(arm_of(run, data, split, source) for run in runs), strict=True)
+    if not set.intersection(*(set(t.study) for arm in arms for t in arm)):
+        refuse_crossed(runs, [read_repeats(run)[0].get("folds") if is_repeats(run) else None for run in runs])
     names = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
     return compare(*arms, names=names, metrics=metrics), names
+
+
+def refuse_crossed(
+    runs: list[str | Path],  # folders of runs that are to be held against each other
+    folds: list[int | None],  # of each; None: not cross-validated
+):
+    "Raise `InputError` where some of them are cross-validated and others are not: their studies are not the same."
+    if None in folds and any(folds):
+        crossed, plain = (
+            next(r for r, n in zip(runs, folds, strict=True) if bool(n) == kind) for kind in (True, False)
+        )
+        why = f"{crossed} is cross-validated, {plain} is not, so they were scored on other studies"
+        raise InputError(f"{why}; compare what was trained with the same --folds, or without")
 
 
 def runs_of(
