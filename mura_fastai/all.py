@@ -60,7 +60,6 @@ from mura_fastai.results.curves import (
 from mura_fastai.results.experiment import (
     compare_runs,
     evaluate,
-    find_lr,
     interpret_run,
     predict,
     resume,
@@ -72,6 +71,7 @@ from mura_fastai.results.figures import figures
 from mura_fastai.results.forest import plot_forest, save_forests
 from mura_fastai.results.heatmaps import HeatMapper, heat_layer, heat_layers, heat_maps
 from mura_fastai.results.interpret import MuraInterpretation
+from mura_fastai.results.lr_search import find_lr
 from mura_fastai.results.measures import auroc, average_precision, calibration, confusion, cross_entropy, kappa
 from mura_fastai.results.metrics import always_normal, decided, format_scores, region_baseline, score, scores_to_json
 from mura_fastai.results.moments import Moment

@@ -1,9 +1,11 @@
 """The command `mura`: quick to ask for help, plain in its errors, and with nothing but results on stdout."""
 
+import functools
 import inspect
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,14 +16,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import typer
+from safetensors.torch import save_file
 
 import mura_fastai
 from mura_fastai import cli
 from mura_fastai.errors import InputError, TrainingError
 from mura_fastai.exits import SIGNALS
+from mura_fastai.models.backbones import create_net
 from mura_fastai.results import experiment
+from mura_fastai.results.lr_search import find_lr
 from mura_fastai.share.demo import compare_scores, demo, demo_phantom
 from mura_fastai.text import one_of
+from mura_fastai.training.recipes import recipe_settings
 from mura_fastai.training.runs import train_run
 
 MURA = [sys.executable, Path(__file__).parents[1] / "cli.py"]
@@ -73,7 +79,7 @@ def test_every_command_shows_an_example_and_explains_every_option(mura, name):
     [
         ("train", train_run),
         ("train", experiment.train),
-        ("lr-find", experiment.find_lr),
+        ("lr-find", find_lr),
         ("interpret", experiment.interpret_run),
         ("demo", demo),
     ],
@@ -211,7 +217,7 @@ def test_predict_tells_runs_from_input_and_names_what_it_skipped(mura, run, root
 
 def test_lr_find_searches_for_a_network_that_learns_whole_studies(mura, root):
     code, out, _ = mura("lr-find", root, "--size", 32, "--bs", 4, "--views", "attention")
-    assert code == 0 and 1e-7 < float(out.split()[0]) < 1 and "--views attention --bs 4 --size 32" in out
+    assert code == 0 and 1e-7 < float(out.split()[0]) < 1 and "--views attention --size 32 --bs 4" in out
     code, _, err = mura("lr-find", root, "--size", 32, "--bs", 4, "--views", "median")
     assert code == 2 and "mean, max, attention" in err
 
@@ -220,6 +226,49 @@ def test_lr_find_prints_a_rate_and_draws_the_curve(mura, root, tmp_path):
     code, out, _ = mura("lr-find", root, "--size", 32, "--bs", 8, "-o", tmp_path / "lr.png")
     assert code == 0 and 1e-6 < float(out.splitlines()[0]) < 1
     assert (tmp_path / "lr.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [],
+        "--arch resnet18 --no-pretrained --until layer1 --pool catavgmax --dropout .1 --layer-decay .6",
+        "--weights [FILE] --arch resnet18 --until layer1 --allow-missing --seed 3 --split-seed 2 --workers 1",
+        "--region-aware --regions XR_WRIST,XR_HAND --allow-leaks --augment max_rotate=5,flip=false --optimizer adam",
+        "--recipe strong --size 320 --bs 8 --weights [FILE] --weight-decay .02",
+        "--recipe quick --size 40 --bs 8 --views mean",
+    ],
+)
+def test_what_lr_find_suggests_is_the_training_that_it_searched_for(mura, root, tmp_path, monkeypatch, given):
+    file = tmp_path / "it's two words.safetensors"
+    save_file(create_net("resnet18", False).body.state_dict(), file)
+    given = [str(file) if word == "[FILE]" else word for word in (given.split() if given else given)]
+    seen = {}
+
+    def spy(data, **settings):
+        seen.update(settings, data=data)
+        return find_lr(data, **settings) if settings.get("layer_decay") == 0.6 else 1e-3  # a search takes its time
+
+    monkeypatch.setattr("mura_fastai.results.lr_search.find_lr", functools.wraps(find_lr)(spy))
+    small = [] if "--size" in given else ["--size", "32", "--bs", "8"]
+    code, out, err = mura("lr-find", root, *given, *small, "--out", tmp_path / "lr.png")
+    assert code == 0, err
+    _, command = out.splitlines()
+    assert command.startswith("try: mura train ")
+    called, signature = {}, inspect.signature(experiment.train)
+
+    def trained(*args, **kwargs):
+        called.update(signature.bind(*args, **kwargs).arguments)
+        raise InputError("seen")
+
+    monkeypatch.setattr(experiment, "train", trained)
+    assert "mura: seen" in (err := mura(*shlex.split(command.removeprefix("try: mura ")))[2]), err
+    told = called.pop("settings")
+    if called.get("recipe"):
+        told = recipe_settings(called["recipe"], **told)
+    for name in inspect.signature(find_lr).parameters.keys() - {"figure", "data", "max_bad"}:
+        assert {**called, **told}.get(name) == seen.get(name), name
+    assert called["data"] == root and called["max_bad"] == seen["max_bad"] and f"{told['lr']:.2g}" == out.split()[0]
 
 
 def test_phantom_makes_one_and_says_what_is_next(mura, tmp_path):

@@ -1,6 +1,6 @@
 """What the commands do, called from Python."""
 
-from mura_fastai.results.experiment import find_lr
+from mura_fastai.results.lr_search import find_lr
 
 
 def test_the_search_for_a_learning_rate_leaves_nothing_where_one_works(root, tmp_path, monkeypatch):

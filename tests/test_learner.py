@@ -12,10 +12,13 @@ from fastai.callback.core import Callback
 from fastai.torch_core import set_seed
 from safetensors.torch import save_file
 from sklearn.metrics import cohen_kappa_score, log_loss, roc_auc_score
+from torch import nn
 
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.errors import InputError, TrainingError
 from mura_fastai.models.cnn import MuraCNN
+from mura_fastai.results.heatmaps import heat_maps
+from mura_fastai.results.predict import predict_images
 from mura_fastai.training.learner import RegionWeightedBCE, mura_learner, study_auroc
 
 SIZE, BS = 40, 16
@@ -355,3 +358,68 @@ def test_answers_on_tune_that_are_no_numbers_stop_the_training_in_words():
     metric.rows = [[torch.tensor([0.2, float("nan")]), torch.tensor([0, 1]), torch.tensor([1, 2])]]
     with pytest.raises(TrainingError, match="1 of 2 answers on tune are not numbers; lower the learning rate"):
         _ = metric.value
+
+
+# ---------------------------------------------------------------- networks of one's own
+
+
+class Alone(nn.Module):
+    "Takes the picture alone."
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.end = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.end(self.conv(x).relu().mean((2, 3)))
+
+
+class Both(Alone):
+    "Is told the region too, and keeps what it was told."
+
+    def forward(self, x, code):
+        self.told = code
+        return super().forward(x)
+
+
+BROUGHT = {
+    "sequential": lambda: nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)
+    ),
+    "alone": Alone,
+    "timm": lambda: timm.create_model("resnet10t", in_chans=1, num_classes=1),
+    "timm, more arguments": lambda: timm.create_model("vit_tiny_patch16_224", in_chans=1, num_classes=1, img_size=48,
+                                                      depth=1, embed_dim=12, num_heads=1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BROUGHT)
+def test_a_network_that_takes_the_picture_alone_learns_predicts_and_is_looked_into(images, tmp_path, kind):
+    net = BROUGHT[kind]()
+    table = pd.concat([images[images.split == s].head(20) for s in ("train", "tune")])
+    learn = mura_learner(mura_dls(table, 48, 16), net, path=tmp_path)
+    before = [p.detach().clone() for p in net.parameters()]
+    quietly(learn, "fine_tune", 1)
+    assert any(not torch.equal(b, p) for b, p in zip(before, net.parameters(), strict=True)), "it is this very network"
+    p = predict_images(learn, images.head(3)).p_abnormal
+    assert p.between(0, 1).all()
+    if "more" not in kind:  # tokens are no map of places
+        assert heat_maps(learn, images.head(1))[0].ndim == 2
+    learn.save("kept")
+    again = mura_learner(mura_dls(table, 48, 16), BROUGHT[kind](), path=tmp_path).load("kept")
+    assert predict_images(again, images.head(3)).p_abnormal.tolist() == pytest.approx(p.tolist())
+
+
+def test_a_network_that_takes_the_region_is_told_it(images):
+    net = Both()
+    learn = learner(images, net)
+    assert learn.model is net
+    quietly(learn, "fit", 1)
+    assert net.told.dtype == torch.long and net.told.max() >= 1
+
+
+def test_another_number_of_outputs_is_told(images):
+    with pytest.raises(InputError, match="32 numbers for 16 rows, not one logit each"):
+        quietly(learner(images, nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 2))), "fine_tune", 1)
+    with pytest.raises(InputError, match="resnet10t has 1000 outputs.*num_classes=1"):
+        learner(images, timm.create_model("resnet10t", in_chans=1))

@@ -4,6 +4,8 @@ import copy
 import json
 import os
 import pickle
+import random
+import re
 import socket
 import subprocess
 import sys
@@ -13,17 +15,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlparse
 
+import numpy as np
 import pytest
 import timm
 import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
+from mura_fastai.data.loaders import mura_dls
 from mura_fastai.errors import InputError
-from mura_fastai.models.backbones import _check_hub, _config, create_net, timm_net
+from mura_fastai.models.backbones import OWN, _check_hub, _config, check_net, create_net, timm_net
 from mura_fastai.models.cnn import SIZES, MuraCNN, SmoothMaxPool, mura_cnn
 from mura_fastai.models.cost import network_cost
 from mura_fastai.models.weights import fill, load_pretrained, read_weights
+from mura_fastai.training.learner import mura_learner
 
 SMALL = dict(widths=(4, 8, 12), grid=4, hidden=16)
 
@@ -227,8 +232,19 @@ def test_networks_of_timm_take_one_channel_and_learn_in_three_groups(arch, size)
 def test_an_unknown_name_gets_similar_ones():
     with pytest.raises(InputError, match=r"unknown architecture 'resnet81'; did you mean .*resnet18"):
         create_net("resnet81", pretrained=False)
-    with pytest.raises(InputError, match="did you mean mura_cnn"):
-        create_net("muracnn")
+    for wrong, near in (("muracnn", "mura_cnn"), ("plaincnn", "plain_cnn"), ("MURA_CNN_Large", "mura_cnn_large")):
+        with pytest.raises(InputError, match=f"did you mean {near}"):
+            create_net(wrong)
+
+
+def test_a_name_like_no_other_is_told_how_to_list_them_in_a_shell(mura):
+    with pytest.raises(InputError, match="there are mura_cnn.*, plain_cnn, and timm's") as e:
+        create_net("qqqqqqqqqqqq")
+    command = str(e.value).split("name: ")[1]
+    done = subprocess.run(command.replace("python", sys.executable, 1), shell=True, capture_output=True, text=True)
+    assert "resnet18" in done.stdout.split(), done.stderr
+    told = " ".join(mura("train", "--help")[1].split())
+    assert all(f" {name}," in told for name in OWN)
 
 
 # ---------------------------------------------------------------- weights from a file
@@ -505,3 +521,66 @@ def test_a_network_that_was_never_pretrained_says_so():
 def test_plain_cnn_says_what_is_too_small_for_it():
     with pytest.raises(InputError, match="8 pixels: plain_cnn halves them 4 times"):
         create_net("plain_cnn", size=8)
+
+
+@pytest.mark.parametrize("arch", ["mura_cnn", "mura_cnn_small", "mura_cnn_large"])
+def test_the_custom_cnns_say_what_is_too_small_for_them(arch):
+    create_net(arch, size=16)(torch.rand(2, 1, 16, 16))
+    with pytest.raises(InputError, match=f"15 pixels: {arch} halves them 4 times; choose a larger size"):
+        create_net(arch, size=15)
+
+
+# ---------------------------------------------------------------- sizes
+
+
+@pytest.mark.parametrize("repeats", [[], ["--folds", 2]])
+def test_a_size_that_the_network_does_not_take_is_one_line_and_no_folder(mura, root, tmp_path, monkeypatch, repeats):
+    monkeypatch.chdir(tmp_path)
+    how = ["--arch", "inception_v3", "--no-pretrained", "--size", 48, "--epochs", 1, *repeats]
+    code, out, err = mura("train", root, *how, "--out", "runs/inc")
+    assert (code, out) == (2, "") and err.count("\n") == 1 and "inception_v3 does not take images of 48 pixels" in err
+    assert not list(tmp_path.iterdir())
+    such = int(re.search(r"such as (\d+), \(size=, --size\)", err)[1])
+    assert create_net("inception_v3", False, size=such).eval()(torch.rand(1, 1, such, such)).shape == (1, 1)
+
+
+def test_from_python_it_is_said_before_training(images):
+    with pytest.raises(InputError, match="inception_v3 does not take images of 48 pixels.*size="):
+        mura_learner(mura_dls(images, 48, 16, num_workers=1), "inception_v3", pretrained=False)
+
+
+# hrnet adds maps of two paths, twins looks at the size as it is made, coatnet is built for it and fails all the same
+@pytest.mark.parametrize("arch", ["hrnet_w18_small", "twins_svt_small", "coatnet_pico_rw_224"])
+def test_the_size_that_is_named_instead_is_taken(arch):
+    with pytest.raises(InputError, match=f"{arch} does not take images of 48 pixels") as e:
+        check_net(arch, 48)
+    check_net(arch, int(re.search(r"such as (\d+)", str(e.value))[1]))
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "levit_128", "mura_cnn"])
+def test_trying_a_size_out_leaves_no_trace(arch):
+    def state():
+        return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()
+
+    torch.manual_seed(0)
+    before = state()
+    check_net(arch, 64)
+    with pytest.raises(InputError):
+        check_net("twins_svt_small", 48)
+    assert state() == before
+    tried = create_net(arch, False, size=64)
+    torch.manual_seed(0)
+    built = timm.models.get_pretrained_cfg(arch) if arch != "mura_cnn" else None
+    plain = mura_cnn() if built is None else timm.create_model(
+        arch, num_classes=1, in_chans=1, **({"img_size": 64} if built.fixed_input_size else {})
+    )  # fmt: skip
+    own = getattr(tried, "body", tried)
+    assert all(torch.equal(v, plain.state_dict()[k]) for k, v in own.state_dict().items())
+    assert all(m.training for m in own.modules())
+
+
+def test_a_network_that_asks_for_numbers_is_tried_with_numbers(monkeypatch):
+    net = timm.create_model("resnet18", num_classes=1, in_chans=1)
+    net.register_forward_pre_hook(lambda m, x: [x[0].sum().item(), None][1])  # shapes have none
+    monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: net)
+    assert timm_net("resnet18", pretrained=False, size=64).body is net

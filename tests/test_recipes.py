@@ -178,6 +178,22 @@ def test_a_run_records_the_recipe_and_every_value_it_came_to(mura, root, tmp_pat
     assert "--schedule plateau --optimizer adam --augment min_zoom=1.0,max_zoom=1.0,max_shift=0.0" in words
 
 
+@pytest.mark.parametrize(
+    ("given", "told", "not_told"),
+    [
+        (dict(epochs=2), "px, 1 + 2 epochs; it gave --arch resnet18.tv_in1k --size 192 --bs 32", "left out"),
+        (dict(epochs=2, freeze_epochs=0), "px, 2 epochs; it gave", "--freeze-epochs"),
+        (dict(arch="mura_cnn"), "px, 8 epochs; it gave --size 192 --epochs 8 --bs 32; made for another start, and left "
+         "out: --freeze-epochs --lr --layer-decay --until --pool", "+"),
+    ],
+)  # fmt: skip
+def test_a_recipe_says_what_it_gave_and_what_it_left_out(tmp_path, root, capsys, given, told, not_told):
+    with pytest.raises(InputError, match="unknown optimizer"):  # nothing has to be trained for it
+        train(root, tmp_path / "run", recipe="strong", optimizer="none", **given)
+    line = capsys.readouterr().err.splitlines()[0]
+    assert told in line and not_told not in line, line
+
+
 def test_a_run_without_a_recipe_records_its_values_too(run):
     kept = yaml.safe_load((run / "settings.yaml").read_text())
     assert (
@@ -234,6 +250,22 @@ def test_the_weights_decay_as_the_run_says(images, tmp_path, monkeypatch, optimi
 def test_a_weight_decay_out_of_range_is_refused_before_anything_is_read(images, tmp_path):
     with pytest.raises(InputError, match="weight decay -1.*--weight-decay"):
         train_run(images, tmp_path / "run", weight_decay=-1)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("lr", [-1, 0, "nan", "inf"])
+def test_a_rate_that_trains_nothing_is_refused_before_anything_is_read(mura, root, images, tmp_path, lr):
+    code, out, err = mura("train", root, "--size", 40, "--lr", lr, "--out", tmp_path / "run")
+    assert (code, out) == (2, "") and err.count("\n") == 1 and "learning rate" in err and "--lr" in err
+    with pytest.raises(InputError, match="learning rate.*lr="):
+        train_run(images, tmp_path / "run", lr=float(lr))
+    with pytest.raises(InputError, match="learning rate"):
+        train(root, tmp_path / "run", folds=2, lr=float(lr), **FEW)
+    learn = mura_learner(mura_dls(images, 40, 16), MuraCNN(widths=(4, 8), grid=2, hidden=8))
+    with pytest.raises(InputError, match="learning rate"):
+        fit_schedule(learn, 1, float(lr))
+    with pytest.raises(InputError, match="learning rate"):
+        mura_learner(learn.dls, MuraCNN(widths=(4, 8), grid=2, hidden=8), lr=float(lr))
     assert not (tmp_path / "run").exists()
 
 

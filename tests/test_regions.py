@@ -1,10 +1,14 @@
 """A network that knows the region: it starts as if it did not, answers by region, and also where the region is new."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import yaml
 from fastai.torch_core import set_seed
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mura_fastai.data.loaders import mura_dls
 from mura_fastai.errors import InputError
@@ -118,3 +122,33 @@ def test_a_run_keeps_it_and_answers_where_the_region_is_new(mura, root, images, 
 def test_a_run_without_it_has_no_trace_of_it(run):
     assert read_settings(run)["region_aware"] is False
     assert not [n for n in load_file(run / "weights" / "best.safetensors") if n.startswith("film")]
+
+
+def test_images_without_a_region_are_named_and_may_be_given_one(mura, run, images, tmp_path):
+    wrist = images[(images.split == "valid") & (images.region == "XR_WRIST")].iloc[[0]]
+    (tmp_path / "mine").mkdir()
+    shutil.copy(wrist.path.iloc[0], tmp_path / "mine" / "a.png")
+    aware = Path(shutil.copytree(run, tmp_path / "aware"))
+    settings = yaml.safe_load((aware / "settings.yaml").read_text())
+    (aware / "settings.yaml").write_text(yaml.safe_dump(settings | {"region_aware": True}))
+    learn = mura_learner(load_run(run).dls, "mura_cnn", region_aware=True)
+    moved(learn.model.film)
+    save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, aware / "weights" / "best.safetensors")
+    out = ["-o", tmp_path / "p.csv"]
+
+    code, _, err = mura("predict", aware, tmp_path / "mine", *out)
+    assert code == 0 and err.count("\n") == 1 and "1 image has no region" in err and "--region says which (XR_" in err
+    unknown = read_predictions(tmp_path / "p.csv").p_abnormal[0]
+
+    code, told, err = mura("predict", aware, tmp_path / "mine", "--region", "XR_WRIST", *out)
+    assert code == 0 and not err and "XR_WRIST" in told
+    given = read_predictions(tmp_path / "p.csv").p_abnormal[0]
+    assert given == pytest.approx(predict_images(load_run(aware), wrist).p_abnormal.iloc[0]) != pytest.approx(unknown)
+
+    code, _, err = mura("predict", aware, tmp_path / "mine", "--region", "XR_KNEE", *out)
+    assert code == 2 and "no region 'XR_KNEE'" in err and "it knows XR_" in err
+
+    hand = images[(images.split == "valid") & (images.region == "XR_HAND")].path.iloc[0]
+    assert mura("predict", aware, hand, "--region", "XR_WRIST", *out)[0] == 0
+    assert read_predictions(tmp_path / "p.csv").region[0] == "XR_HAND", "what carries one keeps it"
+    assert mura("predict", run, tmp_path / "mine", *out)[2] == "", "this network was not told any"

@@ -16,10 +16,11 @@ import pytest
 import yaml
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
+from mura_fastai.bench.frontier import frontier
 from mura_fastai.data.sources import csv_images
 from mura_fastai.data.studies import patient_split
 from mura_fastai.errors import InputError
-from mura_fastai.results.experiment import resume, train
+from mura_fastai.results.experiment import compare_runs, resume, train
 from mura_fastai.results.metrics import score
 from mura_fastai.results.pooling import to_studies
 from mura_fastai.results.repeats import (
@@ -215,6 +216,13 @@ def test_other_settings_are_refused_with_the_difference(own, root, change, named
     with pytest.raises(InputError, match=named) as error:
         train(root, own, **{**QUICK, "folds": 2, "seeds": 2, "seed": 3, **change})
     assert "\n" not in str(error.value) and times(own) == before
+
+
+def test_folds_beside_a_single_run_are_told_in_words(crossed, run):
+    for arms in ((crossed, run), (run, crossed)):
+        for ask in (compare_runs, frontier):
+            with pytest.raises(InputError, match=f"{crossed} is cross-validated, {run} is not.*same --folds"):
+                ask(list(arms))
 
 
 @pytest.mark.parametrize("left", [3, 1, 0])

@@ -151,6 +151,10 @@ def test_a_file_may_hold_what_was_cut_away_and_may_lack_it(whole, tmp_path):
     save_file({k: v for k, v in short.items() if not k.startswith("layer2")}, tmp_path / "holes.safetensors")
     with pytest.raises(InputError, match="lacks layer2"):
         timm_net("resnet18", weights=tmp_path / "holes.safetensors", until="layer3")
+    with pytest.raises(InputError, match="lacks layer4.*--allow-missing.*leaves them out .--until layer3"):
+        timm_net("resnet18", weights=tmp_path / "short.safetensors")
+    with pytest.raises(InputError, match="lacks layer2.*--allow-missing.$"):
+        timm_net("resnet18", weights=tmp_path / "holes.safetensors")
     fresh = timm_net("resnet18", weights=tmp_path / "holes.safetensors", until="layer3", allow_missing=True).fresh
     assert len(fresh) > 10 and all(n.startswith(("layer2", "fc.")) for n in fresh)
 

@@ -26,7 +26,7 @@ from mura_fastai.errors import InputError
 from mura_fastai.models.backbones import create_net
 from mura_fastai.models.cost import network_cost
 from mura_fastai.results.compare import compare
-from mura_fastai.results.experiment import arm_of, runs_of
+from mura_fastai.results.experiment import arm_of, refuse_crossed, runs_of
 from mura_fastai.results.metrics import scores_to_json
 from mura_fastai.results.repeats import score_repeats
 from mura_fastai.training.plans import is_repeats, read_repeats
@@ -101,6 +101,7 @@ def read_arms(
     first = arms[0]
     keys = ["study", "label"]
     for arm in arms[1:]:
+        refuse_crossed([first.path, arm.path], [first.folds, arm.folds])
         if arm.fingerprints != first.fingerprints:
             mine, other = (f"{' '.join(a.fingerprints[:2])}{' ...' * (len(a.fingerprints) > 2)}" for a in (arm, first))
             raise InputError(

@@ -202,19 +202,26 @@ def predict(
             "competition's if the input is one list of MURA's images."
         ),
     ] = None,
+    region: Annotated[
+        str | None, typer.Option(help="Of the images that carry none, such as XR_WRIST.", show_default=False)
+    ] = None,
     as_json: shared.AsJson = False,
 ):
     """The probability of abnormal, of images and studies.
 
+    Images in folders as MURA's, XR_WRIST/patient00011/study1_positive, make up that study. Any other image of a plain
+    folder is a study of its own, and its region is what XR_... in its path says, or --region.
+
     \b
     mura predict runs/resnet50 some/folder one.png -o predictions.csv
+    mura predict runs/resnet50 wrists --region XR_WRIST
     mura predict runs/resnet50 MURA-v1.1/valid_image_paths.csv -o predictions.csv
     """
     runs = [a for a in arguments if (a / "settings.yaml").exists() or (a / "repeats.yaml").exists()]
     inputs = [a for a in arguments if a not in runs]
     if not inputs:
         raise InputError("no input given; name image files, a folder, a dataset's root or a CSV of image paths")
-    preds = shared.experiment().predict(runs, inputs, out, format)
+    preds = shared.experiment().predict(runs, inputs, out, format, region)
     from mura_fastai.results.tables import studies_of
     from mura_fastai.text import name_some, one_of
 

@@ -4,8 +4,10 @@ No command file imports anything heavy at its top: PyTorch and fastai take secon
 """
 
 import json
+import shlex
 import warnings
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +15,7 @@ import typer
 
 from mura_fastai.errors import InputError
 from mura_fastai.exits import ending_at_once
+from mura_fastai.training.recipes import RECIPES, Recipe
 
 # What the options do is written once, at the functions they are handed to.
 Data = Annotated[Path, typer.Argument(help="A dataset's folder, or a CSV with the columns path and label.")]
@@ -23,7 +26,12 @@ Regions = Annotated[str | None, typer.Option(help="Some regions only, such as XR
 SplitSeed = Annotated[int, typer.Option(help="Another seed, another split of data that has no official one.")]
 MaxBad = Annotated[float, typer.Option(help="Share of unusable files that is left out without an error.")]
 AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="Go on although a patient is in train and valid.")]
-Arch = Annotated[str, typer.Option(help="mura_cnn, or any timm name such as resnet50.a1_in1k.")]
+Arch = Annotated[
+    str,
+    typer.Option(
+        help="mura_cnn, mura_cnn_small, mura_cnn_large, plain_cnn, or any timm name such as resnet50.a1_in1k."
+    ),
+]
 Size = Annotated[int, typer.Option(min=32, help="Side of the padded square that images become, in pixels.")]
 Views = Annotated[str | None, typer.Option(help="Learn whole studies, their views pooled by mean, max or attention.")]
 Batch = Annotated[int, typer.Option("--bs", min=1, help="Images a batch; studies, where views are pooled.")]
@@ -43,6 +51,24 @@ Dropout = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Share of features dropped before the last layer.", show_default=False),
 ]
+RegionAware = Annotated[
+    bool, typer.Option("--region-aware", help="Let the region scale and shift what the last layer sees.")
+]
+LayerDecay = Annotated[
+    float | None,
+    typer.Option(help="Factor of the rate from a timm network's layer to the one below.", show_default=False),
+]
+WeightDecay = Annotated[
+    float | None,
+    typer.Option(help="Of all weights but biases and norms; the optimizer's own.", show_default=False),
+]
+Optimizer = Annotated[str, typer.Option(help="Adam with the defaults of fastai (fastai) or of its paper (adam).")]
+Augment = Annotated[
+    str | None,
+    typer.Option(help="Changes of images, such as max_rotate=10,flip=false (see xray_tfms).", show_default=False),
+]
+_RECIPES = "; ".join(f"{name}: {recipe.what}" for name, recipe in RECIPES.items())
+AnyRecipe = Annotated[str | None, typer.Option(help=f"Fill in what is not given. {_RECIPES}.", show_default=False)]
 Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode; the number of cores where not given.")]
 Split = Annotated[str, typer.Option(help="Which rows: train, tune, valid or test.")]
 Ci = Annotated[str, typer.Option(help="95 % intervals: bootstrap (of patients), asymptotic, official or none.")]
@@ -69,6 +95,32 @@ def experiment():
 def interval(name: str) -> str | None:
     "The kind of interval as Python has it."
     return None if name == "none" else name
+
+
+def left_open(
+    ctx: typer.Context,
+    settings: dict,  # by the names that the command has for them
+) -> dict:  # those that a recipe may not fill in
+    "The settings without those of a recipe that nobody gave."
+    fills = {f.name for f in fields(Recipe)} & settings.keys()
+    return {k: v for k, v in settings.items() if k not in fills or _given(ctx, k)}
+
+
+def _given(ctx: typer.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name).name != "DEFAULT"
+
+
+def given_options(
+    ctx: typer.Context,
+    without: tuple,  # names of options that mean nothing to another command
+) -> str:
+    "The options that were given, ready for a shell."
+    words = []
+    for option in ctx.command.params:
+        value = ctx.params.get(option.name)
+        if option.param_type_name == "option" and option.name not in without and _given(ctx, option.name):
+            words += [option.opts[0]] if value is True else [option.opts[0], str(value)]
+    return shlex.join(words)
 
 
 def pairs(text: str | None) -> dict:

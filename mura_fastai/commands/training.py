@@ -1,7 +1,8 @@
 """Commands of the training floor: `mura lr-find`, `mura train`, `mura resume` and `mura relocate`."""
 
+import inspect
 import json
-from dataclasses import fields
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -10,22 +11,31 @@ import typer
 from mura_fastai.commands import shared
 from mura_fastai.confined import resuming
 from mura_fastai.errors import InputError
-from mura_fastai.training.recipes import RECIPES, Recipe
+from mura_fastai.training.recipes import recipe_settings
 
 
 def lr_find(
+    ctx: typer.Context,
     data: shared.Data,
+    recipe: shared.AnyRecipe = None,
     source: shared.Source = None,
     arch: shared.Arch = "mura_cnn",
+    views: shared.Views = None,
     size: shared.Size = 320,
     bs: shared.Batch = 64,
+    seed: shared.Seed = 0,
     regions: shared.Regions = None,
     weights: shared.Weights = None,
     no_pretrained: shared.NoPretrained = False,
     allow_missing: shared.AllowMissing = False,
     until: shared.Until = None,
-    views: shared.Views = None,
-    seed: shared.Seed = 0,
+    pool: shared.Pool = None,
+    dropout: shared.Dropout = None,
+    region_aware: shared.RegionAware = False,
+    layer_decay: shared.LayerDecay = None,
+    weight_decay: shared.WeightDecay = None,
+    optimizer: shared.Optimizer = "fastai",
+    augment: shared.Augment = None,
     split_seed: shared.SplitSeed = 0,
     max_bad: shared.MaxBad = 0.05,
     allow_leaks: shared.AllowLeaks = False,
@@ -35,33 +45,41 @@ def lr_find(
 ):
     """Search for a learning rate.
 
-    The loss over rising rates, and where its valley lies.
+    The loss over rising rates, and where its valley lies: the highest rate for mura train with the same options. Of a
+    pretrained network the head alone learns meanwhile, as it does in the first epoch.
 
     \b
     mura lr-find MURA-v1.1 --arch resnet50.a1_in1k -o lr.png
+    mura lr-find MURA-v1.1 --recipe strong
     """
-    found = shared.experiment().find_lr(
-        data, arch, size, bs, source, regions, split_seed, allow_leaks, max_bad, seed, not no_pretrained, weights,
-        allow_missing, workers, figure=out, until=until, views=views,
+    settings = dict(
+        arch=arch, size=size, bs=bs, pretrained=not no_pretrained, weights=weights, allow_missing=allow_missing,
+        until=until, pool=pool, dropout=dropout, region_aware=region_aware, layer_decay=layer_decay,
+        weight_decay=weight_decay, optimizer=optimizer, augment=shared.pairs(augment) or None, views=views,
+    )  # fmt: skip
+    with shared.quiet_import():
+        from mura_fastai.results.lr_search import find_lr
+
+        if recipe is not None:
+            # It says more than is looked for here: epochs, and a rate.
+            filled = recipe_settings(recipe, **shared.left_open(ctx, settings))
+            settings = {k: v for k, v in filled.items() if k in inspect.signature(find_lr).parameters}
+    found = find_lr(
+        data, source=source, regions=regions, split_seed=split_seed, allow_leaks=allow_leaks, max_bad=max_bad,
+        seed=seed, num_workers=workers, figure=out, **settings,
     )  # fmt: skip
     if as_json:
         shared.print_json({"lr": found, "figure": str(out) if out else None})
     else:
-        given = dict(until=until, views=views, bs=bs if bs != 64 else None)
-        cut = "".join(f" --{name} {value}" for name, value in given.items() if value)
-        print(f"{found:.2g}\ntry: mura train {data} --arch {arch}{cut} --size {size} --lr {found:.2g}")
-
-
-_RECIPES = "; ".join(f"{name}: {recipe.what}" for name, recipe in RECIPES.items())
+        options = shared.given_options(ctx, ("out", "as_json"))
+        command = f"mura train {shlex.quote(str(data))} {options}".rstrip()
+        print(f"{found:.2g}\ntry: {command} --lr {found:.2g}")
 
 
 def train(
     ctx: typer.Context,
     data: shared.Data,
-    recipe: Annotated[
-        str | None,
-        typer.Option(help=f"Fill in what is not given. {_RECIPES}.", show_default=False),
-    ] = None,
+    recipe: shared.AnyRecipe = None,
     source: shared.Source = None,
     arch: shared.Arch = "mura_cnn",
     views: shared.Views = None,
@@ -82,31 +100,18 @@ def train(
     until: shared.Until = None,
     pool: shared.Pool = None,
     dropout: shared.Dropout = None,
-    region_aware: Annotated[
-        bool, typer.Option("--region-aware", help="Let the region scale and shift what the last layer sees.")
-    ] = False,
+    region_aware: shared.RegionAware = False,
     freeze_epochs: Annotated[
         int | None,
         typer.Option(min=0, help="Before, for the head of a pretrained network; 1 there.", show_default=False),
     ] = None,
-    layer_decay: Annotated[
-        float | None,
-        typer.Option(help="Factor of the rate from a timm network's layer to the one below.", show_default=False),
-    ] = None,
-    weight_decay: Annotated[
-        float | None,
-        typer.Option(help="Of all weights but biases and norms; the optimizer's own.", show_default=False),
-    ] = None,
+    layer_decay: shared.LayerDecay = None,
+    weight_decay: shared.WeightDecay = None,
     schedule: Annotated[
         str, typer.Option(help="Of the rate: one-cycle, or plateau: a tenth once the tune loss falls no more.")
     ] = "one-cycle",
-    optimizer: Annotated[
-        str, typer.Option(help="Adam with the defaults of fastai (fastai) or of its paper (adam).")
-    ] = "fastai",
-    augment: Annotated[
-        str | None,
-        typer.Option(help="Changes of images, such as max_rotate=10,flip=false (see xray_tfms).", show_default=False),
-    ] = None,
+    optimizer: shared.Optimizer = "fastai",
+    augment: shared.Augment = None,
     split_seed: shared.SplitSeed = 0,
     max_bad: shared.MaxBad = 0.05,
     allow_leaks: shared.AllowLeaks = False,
@@ -152,10 +157,7 @@ def train(
         precision=precision, compile=compile, num_workers=workers, views=views, save_every=save_every,
     )  # fmt: skip
     if recipe is not None:
-        # What it may fill in goes along only where it was given.
-        fills = {f.name for f in fields(Recipe)} & settings.keys()
-        left_open = {k for k in fills if ctx.get_parameter_source(k).name == "DEFAULT"}
-        settings = {k: v for k, v in settings.items() if k not in left_open}
+        settings = shared.left_open(ctx, settings)
     run, scores = shared.experiment().train(
         data, out, source, regions, split_seed, allow_leaks, max_bad, shared.interval(ci), folds, seeds, recipe,
         **settings,

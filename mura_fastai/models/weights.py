@@ -191,6 +191,9 @@ def adopt(
         raise InputError(f"{source}: weights of another network: {_misfit(body, wrong or missing)}")
     if missing and not allow_missing:
         remedy = "allow_missing=True lets them start fresh (--allow-missing)"
+        needed = [n for n in own if n not in free and not n.endswith("num_batches_tracked")]
+        if not cut and (stage := _ends_after(body, needed, missing)):
+            remedy += f", until={stage!r} leaves them out (--until {stage})"
         raise InputError(f"{source}: lacks {_some(missing)} of {net_name(body)}; {remedy}")
     body.load_state_dict(state, strict=False)
     return fresh, dropped + [n for n in extra if n not in cut and not n.startswith(last)]
@@ -218,6 +221,15 @@ def _to_size(body: nn.Module, state: dict) -> dict:
         return fit(state, body) if fit else state
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         return state  # of another network, most likely: what does not fit is named
+
+
+def _ends_after(body: nn.Module, needed: list[str], missing: list[str]) -> str | None:
+    "The stage after which a file ends, where it lacks the later ones, all of each and nothing else."
+    names = [s["module"] for s in getattr(body, "feature_info", None) or ()]
+    for at in range(1, len(names) if hasattr(body, "prune_intermediate_layers") else 0):
+        if missing == [n for n in needed if n.startswith(tuple(f"{s}." for s in names[at:]))]:
+            return names[at - 1]
+    return None
 
 
 def _bare(state: dict, own: dict) -> dict:

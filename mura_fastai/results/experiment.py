@@ -2,23 +2,18 @@
 
 import os
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
-from fastai.torch_core import set_seed
 
-from mura_fastai.bars import stderr_bar
-from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.loose import input_images
 from mura_fastai.data.phantom import is_phantom
 from mura_fastai.data.reading import name_skipped, read_data
 from mura_fastai.data.sources import find_source
-from mura_fastai.data.store import auto_store
 from mura_fastai.errors import InputError
-from mura_fastai.files import refuse_closed, replacing
+from mura_fastai.files import refuse_closed
+from mura_fastai.models.backbones import OWN
 from mura_fastai.results.calibrate import Decision, decide_together
 from mura_fastai.results.compare import compare
 from mura_fastai.results.competition import competition_folders, write_competition
@@ -28,7 +23,7 @@ from mura_fastai.results.interpret import MuraInterpretation
 from mura_fastai.results.measures import cross_entropy
 from mura_fastai.results.metrics import check_interval
 from mura_fastai.results.moments import Moment
-from mura_fastai.results.predict import predict_images
+from mura_fastai.results.predict import name_region, predict_images
 from mura_fastai.results.repeats import decided_studies, evaluate_repeats, refuse_interval, repeats_of
 from mura_fastai.results.review import read_review, review_result, write_review
 from mura_fastai.results.scoring import evaluate_run, warn_of_seen
@@ -36,13 +31,11 @@ from mura_fastai.results.suspects import spare_reader, suspects_of_run, write_su
 from mura_fastai.results.tables import write_predictions
 from mura_fastai.text import one_of
 from mura_fastai.training.interrupts import saying_how_to_go_on
-from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.plans import check_repeats, is_repeats, learned_runs, read_repeats
-from mura_fastai.training.recipes import recipe_settings
+from mura_fastai.training.recipes import RECIPES, recipe_settings
 from mura_fastai.training.repeats import is_finished, sub_runs, train_repeats
 from mura_fastai.training.resume import refuse_edited, resume_run
 from mura_fastai.training.runs import FORM, read_settings, refuse_weights, train_run
-from mura_fastai.training.singles import refuse_singles
 from mura_fastai.training.tables import lost_data
 from mura_fastai.training.within import refuse_no_run
 
@@ -66,9 +59,8 @@ def train(
     With folds or seeds the folder holds a run for each of them, and the scores are those of `score_repeats`."""
     check_interval(ci)  # not after hours of training
     if recipe is not None:
-        settings = recipe_settings(recipe, **settings)
-        arch, size, epochs = (settings[k] for k in ("arch", "size", "epochs"))
-        print(f"recipe {recipe}: {arch} at {size} px, {one_of(epochs, 'epoch')}", file=sys.stderr)
+        given, settings = settings, recipe_settings(recipe, **settings)
+        print(_done_by(recipe, given, settings), file=sys.stderr)
     repeated = folds is not None or seeds != 1
     if repeated:
         check_repeats(folds, seeds)
@@ -98,6 +90,23 @@ def train(
     out = train_run(read, out, max_bad=max_bad, data=told, **settings)
     with saying_how_to_go_on(out):
         return out, evaluate_run(out, ci=ci)
+
+
+def _done_by(recipe: str, given: dict, settings: dict) -> str:
+    "What a recipe made of the settings that were given, in a line."
+    arch, size, epochs = (settings[k] for k in ("arch", "size", "epochs"))
+    starts_trained = arch not in OWN and bool(settings.get("pretrained", True) or settings.get("weights"))
+    frozen = settings.get("freeze_epochs", 1) if starts_trained else 0
+    told = f"recipe {recipe}: {arch} at {size} px, {f'{frozen} + ' if frozen else ''}{one_of(epochs, 'epoch')}"
+    own = {k: v for k, v in RECIPES[recipe].settings().items() if given.get(k) is None}
+    filled = [f"{_option(k)}{'' if k == 'augment' else f' {settings[k]}'}" for k in own if k in settings]
+    left = [_option(k) for k in own if k not in settings]
+    told += f"; it gave {' '.join(filled)}" if filled else ""
+    return told + (f"; made for another start, and left out: {' '.join(left)}" if left else "")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def resume(
@@ -160,8 +169,23 @@ def compare_runs(
 ) -> tuple[pd.DataFrame, list[str]]:  # see `compare`; names of the arms
     "`mura compare`: what each run decides, study by study, held against the first."
     arms, names = zip(*(arm_of(run, data, split, source) for run in runs), strict=True)
+    if not set.intersection(*(set(t.study) for arm in arms for t in arm)):
+        refuse_crossed(runs, [read_repeats(run)[0].get("folds") if is_repeats(run) else None for run in runs])
     names = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
     return compare(*arms, names=names, metrics=metrics), names
+
+
+def refuse_crossed(
+    runs: list[str | Path],  # folders of runs that are to be held against each other
+    folds: list[int | None],  # of each; None: not cross-validated
+):
+    "Raise `InputError` where some of them are cross-validated and others are not: their studies are not the same."
+    if None in folds and any(folds):
+        crossed, plain = (
+            next(r for r, n in zip(runs, folds, strict=True) if bool(n) == kind) for kind in (True, False)
+        )
+        why = f"{crossed} is cross-validated, {plain} is not, so they were scored on other studies"
+        raise InputError(f"{why}; compare what was trained with the same --folds, or without")
 
 
 def runs_of(
@@ -265,6 +289,7 @@ def predict(
     inputs: list[str | Path],  # image files, folders, dataset roots, headerless CSVs of image paths
     out: str | Path | None = "predictions.csv",  # where the predictions go; None writes no file
     format: str | None = None,  # of `out`: table, competition, or by the input: see `competition_folders`
+    region: str | None = None,  # of images that carry none; their path does not say XR_... and no table names it
 ) -> pd.DataFrame:  # the predictions table, a row an image; `attrs["format"]` is what was written
     """`mura predict`: the probability of abnormal for files, by one run or by several together.
 
@@ -280,7 +305,7 @@ def predict(
         refuse_closed(out)
     runs = [one for run in runs for one in (sub_runs(run) if is_repeats(run) else [run])]
     folders = competition_folders(inputs, format)
-    images = input_images(inputs)
+    images = name_region(input_images(inputs), runs, region)
     warn_of_seen(runs, images)
     tables, decisions = zip(*(_said_by(Moment(run), images) for run in runs), strict=True)
     preds = tables[0].assign(p_abnormal=sum(t.p_abnormal for t in tables) / len(tables))
@@ -308,56 +333,3 @@ def predict(
 def _said_by(now: Moment, images: pd.DataFrame) -> tuple[pd.DataFrame, Decision]:
     "What a run predicts, and how it decides."
     return predict_images(now.learn, images), now.decision()
-
-
-def find_lr(
-    data: str | Path,  # a dataset's folder, or a CSV
-    arch: str = "mura_cnn",  # "mura_cnn" or any timm name
-    size: int = 320,  # side of the padded square in pixels
-    bs: int = 64,  # images a batch
-    source: str | None = None,  # mura, fracatlas, folder or csv; found out where not given
-    regions: list[str] | str | None = None,  # some regions only
-    split_seed: int = 0,  # another seed, another split
-    allow_leaks: bool = False,  # go on although a patient is in both train and valid
-    max_bad: float = 0.05,  # share of unusable files that is left out without asking
-    seed: int = 0,  # of weights, order and augmentation
-    pretrained: bool = True,  # ImageNet weights for a timm network
-    weights: str | Path | None = None,  # a local file of weights instead of timm's hub
-    allow_missing: bool = False,  # layers that `weights` lacks start fresh
-    num_workers: int | None = None,  # decoding threads
-    figure: str | Path | None = None,  # where to draw the curve; nowhere where not given
-    until: str | None = None,  # keep a timm network up to this stage, such as layer3 of a ResNet
-    views: str | None = None,  # learn whole studies, `bs` of them a batch: views pooled by mean, max or attention
-) -> float:  # the suggested highest learning rate
-    "`mura lr-find`: fastai's search for a learning rate, its valley."
-    if figure is not None:
-        refuse_closed(figure)
-    refuse_singles(bs, arch, size, until)
-    images = read_data(data, source, regions, max_bad, split_seed, allow_leaks, size)
-    set_seed(seed, reproducible=True)
-    # The same store that `train` takes: what is decoded here is decoded for it too.
-    store = auto_store(images, size, stderr_bar("decoding images"))
-    by = "study" if views else "image"
-    dls = mura_dls(images, size=size, bs=bs, store=store, num_workers=num_workers, max_bad=max_bad, by=by)
-    learn = mura_learner(
-        dls, arch, pretrained=pretrained, weights=weights, allow_missing=allow_missing, until=until, views=views
-    )
-    # fastai keeps the weights aside while it searches, in a folder that it makes under the learner's path.
-    with tempfile.TemporaryDirectory() as aside, learn.no_bar(), learn.no_logging():
-        learn.path = Path(aside)
-        valley = float(learn.lr_find(show_plot=False).valley)
-    if figure is not None:
-        _draw_lr(learn.recorder, valley, f"{arch}, {size} px, batches of {bs}{' studies' * bool(views)}", figure)
-    return valley
-
-
-def _draw_lr(recorder, valley: float, title: str, file: str | Path):
-    "The smoothed loss over the learning rate; its last steps, where it diverges, are left away as fastai does."
-    fig, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    ax.plot(recorder.lrs[:-5], recorder.losses[:-5])
-    ax.axvline(valley, color="#999999", ls=":", label=f"valley at {valley:.1e}")
-    ax.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed", title=title)
-    ax.legend(frameon=False)
-    with replacing(file) as aside:
-        fig.savefig(aside, dpi=110)
-    plt.close(fig)

@@ -1,5 +1,8 @@
 """A Learner or a finished run, and images: out comes the predictions table, which every score and picture reads."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
@@ -11,6 +14,9 @@ from mura_fastai.data.store import Store
 from mura_fastai.errors import InputError
 from mura_fastai.models.views import StudyNet
 from mura_fastai.results.measures import cross_entropy
+from mura_fastai.text import one_of
+from mura_fastai.training.runs import read_settings
+from mura_fastai.training.tables import own_images
 
 
 def predict_images(
@@ -68,6 +74,33 @@ def predict_images(
     preds["loss"] = cross_entropy(preds.label, preds.p_abnormal)
     preds.attrs["skipped"] = [*skipped, *bad, *gone]
     return preds
+
+
+def name_region(
+    images: pd.DataFrame,  # an images table
+    runs: list[str | Path],  # folders of runs that will predict it
+    region: str | None = None,  # of the images that carry none
+) -> pd.DataFrame:  # the table
+    """Give images without a region the one that is named. Where a network was told it and some lack it, stderr says so.
+
+    Raises `InputError` for a region that one of the runs was not trained on."""
+    for run in runs:
+        settings = read_settings(run)
+        table = own_images(run, settings.get("data"))
+        known = sorted(set(table.region[table.split.isin(("train", "tune"))]))
+        if region is not None and region not in known:
+            raise InputError(f"{run}: was trained on no region {region!r}; it knows {', '.join(known)} (--region)")
+        new = ~images.region.isin(known)
+        lacking = new & images.region.isin(("", "all"))
+        if region is not None:
+            new &= ~lacking
+        if settings.get("region_aware") and len(known) > 1 and new.any():
+            n = one_of(int(new.sum()), "image has no region", "images have no region")
+            told = "this network was told it in training, and takes their mean here"
+            print(f"{n} that {run} knows; {told}: --region says which ({', '.join(known)})", file=sys.stderr)
+    if region is not None:
+        images = images.assign(region=images.region.where(~images.region.isin(("", "all")), region))
+    return images
 
 
 def _probabilities(learn: Learner, dl) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -6,6 +6,8 @@
 __all__ = ['RegionWeightedBCE', 'RouteBatch', 'StudyMetric', 'study_kappa', 'study_auroc', 'StopOnNaN', 'mura_learner']
 
 # %% ../../nbs/30_training.learner.ipynb #ab451605
+from numbers import Real
+
 import fastai.callback.progress  # noqa: F401  adds no_bar to Learner
 import fastai.callback.schedule  # noqa: F401  adds lr_find, fit_one_cycle and fine_tune
 import numpy as np
@@ -23,10 +25,12 @@ from ..data.augment import GREY_STATS
 from ..data.loaders import with_stats
 from ..errors import InputError, TrainingError
 from ..models.backbones import create_net
+from ..models.brought import with_region
 from ..models.views import StudyNet
 from .optimizer import fused_adam
 from .precision import precision_cbs, resolve_precision
 from .recording import Arriving, DeviceRecorder
+from .schedules import check_rate
 from .singles import RefuseSingles
 
 # %% ../../nbs/30_training.learner.ipynb #9262027d
@@ -64,6 +68,9 @@ class RegionWeightedBCE(nn.Module):
         region: torch.Tensor | None = None,  # N coded regions; without them all weights are 1
     ) -> torch.Tensor:
         pred, target = pred.reshape(-1).float(), target.reshape(-1)
+        if len(pred) != len(target):
+            each = f"{len(pred)} numbers for {len(target)} rows"
+            raise InputError(f"the network gives {each}, not one logit each; end it with nn.Linear(..., 1)")
         weight = None if region is None else self.weights[region.reshape(-1), target.long()]
         return F.binary_cross_entropy_with_logits(pred, target.float(), weight, reduction=self.reduction)
 
@@ -220,7 +227,7 @@ def _layer_splitter(net: nn.Module) -> list:
 @delegates(Learner.__init__)
 def mura_learner(
     dls: DataLoaders,  # from `mura_dls`
-    arch: str | nn.Module = "mura_cnn",  # "mura_cnn", any timm name, or a module called as net(image, region)
+    arch: str | nn.Module = "mura_cnn",  # "mura_cnn", any timm name, or a module of one grey channel and one logit
     pretrained: bool = True,  # ImageNet weights for a timm network
     weights=None,  # a local file of weights instead of timm's hub
     allow_missing: bool = False,  # layers that `weights` lacks start fresh
@@ -239,9 +246,15 @@ def mura_learner(
     Its step is made to keep the device busy: 16-bit numbers where they are faster, channels last, Adam in one kernel,
     and no question to the device before an epoch ends.
 
+    A module's forward may take the image alone, or image (N x 1 x H x W) and region (N codes); it gives N x 1 or N
+    logits. What takes the image alone becomes `learn.model.net`, a bare network of timm `learn.model.body`.
+
     A pretrained body starts frozen, as `vision_learner`'s does: `fine_tune` trains the head first, then all.
-    Raises `InputError` for an unknown name, for options that the network has not, and where weights cannot be had.
+    Raises `InputError` for an unknown name, for a size of image or options that the network does not take, and where
+    weights cannot be had.
     """
+    if isinstance(kwargs.get("lr"), Real):
+        check_rate(kwargs["lr"])
     regions = list(dls.vocab[0])
     net, frozen = arch, False
     if isinstance(arch, str):
@@ -258,6 +271,8 @@ def mura_learner(
         options = dict(until=until, pool=pool, dropout=dropout, region_aware=region_aware or None)
         if given := [name for name, value in options.items() if value is not None]:
             raise InputError(f"{given[0]}= goes with a network's name; a module has it already or not")
+        if hasattr(net, "pretrained_cfg") or getattr(dls, "by", "image") == "image":
+            net = with_region(net)  # by study, features are asked for, and not an answer
     if by_layer and not getattr(net, "layer_groups", list)():
         raise InputError("rates by layer are for networks of timm, or for a module with layer_groups(); leave them out")
     net = _pooled(net, views, getattr(dls, "by", "image"), compile)

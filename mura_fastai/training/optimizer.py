@@ -6,6 +6,8 @@ from functools import partial
 import torch
 from fastai.optimizer import OptimWrapper
 
+from mura_fastai.errors import InputError
+
 # By the names that users give: fastai's own defaults, and those of Kingma & Ba (2015, arXiv 1412.6980).
 OPTIMIZERS = {"fastai": {}, "adam": dict(sqr_mom=0.999, eps=1e-8, wd=0.0)}
 
@@ -45,7 +47,11 @@ def optimizer_of(
     name: str,  # one of `OPTIMIZERS`
     weight_decay: float | None = None,  # its own where not given
 ) -> Callable[..., OptimWrapper]:  # the `opt_func` of a Learner
-    "Adam as a run's settings say it."
+    "Adam as a run's settings say it. Raises `InputError` for an unknown one, and for a decay that is none."
+    if name not in OPTIMIZERS:
+        raise InputError(f"unknown optimizer {name!r}; the known ones are {', '.join(OPTIMIZERS)}")
+    if weight_decay is not None and not 0 <= weight_decay <= 1:
+        raise InputError(f"weight decay {weight_decay}: give a number from 0 to 1, such as 0.1 (--weight-decay)")
     decay = {} if weight_decay is None else {"wd": weight_decay}
     return partial(fused_adam, **(OPTIMIZERS[name] | decay))
 

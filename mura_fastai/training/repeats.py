@@ -15,6 +15,7 @@ from mura_fastai.bars import stderr_bar
 from mura_fastai.data.store import Store, auto_store
 from mura_fastai.data.studies import finish_images, patient_folds, tune_split
 from mura_fastai.errors import InputError
+from mura_fastai.models.backbones import check_net
 from mura_fastai.provenance import checkout, versions
 from mura_fastai.text import one_of
 from mura_fastai.training.alone import alone
@@ -36,6 +37,7 @@ from mura_fastai.training.plans import (
 )
 from mura_fastai.training.resume import is_trained, resume_run
 from mura_fastai.training.runs import read_settings, store_name, taken_back, train_run
+from mura_fastai.training.schedules import check_rate
 from mura_fastai.training.state import DamagedState, read_state, read_told
 
 
@@ -90,6 +92,9 @@ def train_repeats(
     data, seeds = data or {}, list(range(seed, seed + seeds))
     out = Path(out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.get('arch', 'mura_cnn')}-repeats")
     asked, plan = plan_settings(settings) | {"store": store_name(store)}, plan_repeats(folds, seeds)
+    if asked["lr"] is not None:
+        check_rate(asked["lr"])
+    check_net(*(asked[k] for k in ("arch", "size", "until", "pool", "dropout", "region_aware")))
     record = dict(
         format=FORMAT, folds=folds, seeds=seeds, settings=asked, data=data, versions=versions(),
         commit=checkout()["commit"],

@@ -14,7 +14,7 @@ from mura_fastai.data.loaders import mura_dls
 from mura_fastai.data.store import Store
 from mura_fastai.errors import InputError, full_memory
 from mura_fastai.files import read_yaml, refuse_file
-from mura_fastai.models.backbones import OWN
+from mura_fastai.models.backbones import OWN, check_net
 from mura_fastai.models.views import POOLINGS
 from mura_fastai.models.weights import fill
 from mura_fastai.provenance import checkout, versions
@@ -26,9 +26,16 @@ from mura_fastai.training.best import told_gone
 from mura_fastai.training.fitting import CHANGES, FORM, augmentation, fit_run
 from mura_fastai.training.interrupts import saying_how_to_go_on
 from mura_fastai.training.learner import mura_learner
-from mura_fastai.training.optimizer import OPTIMIZERS
+from mura_fastai.training.optimizer import optimizer_of
 from mura_fastai.training.precision import resolve_precision
-from mura_fastai.training.schedules import PLATEAU, check_schedule, frozen_epochs, layer_rates, starts_trained
+from mura_fastai.training.schedules import (
+    PLATEAU,
+    check_rate,
+    check_schedule,
+    frozen_epochs,
+    layer_rates,
+    starts_trained,
+)
 from mura_fastai.training.singles import refuse_singles
 from mura_fastai.training.state import read_told, state_file
 from mura_fastai.training.tables import own_images
@@ -97,14 +104,14 @@ def train_run(
         raise InputError(f"a state every {save_every} batches: give one or more, or leave it out (--save-every)")
     start = dict(arch=arch, pretrained=pretrained, weights=weights)
     trained, freeze_epochs = starts_trained(start), frozen_epochs(freeze_epochs, start)
+    if lr is not None:
+        check_rate(lr)
     if layer_decay is not None:
         layer_rates(1.0, layer_decay, 1)  # says so where it is no decay
-    if optimizer not in OPTIMIZERS:
-        raise InputError(f"unknown optimizer {optimizer!r}; the known ones are {', '.join(OPTIMIZERS)}")
-    if weight_decay is not None and not 0 <= weight_decay <= 1:
-        raise InputError(f"weight decay {weight_decay}: give a number from 0 to 1, such as 0.1 (--weight-decay)")
+    optimizer_of(optimizer, weight_decay)  # so it does here
     check_schedule(schedule)
     tfms = augmentation(augment or {})
+    check_net(arch, size, until, pool, dropout, region_aware)
     refuse_singles(bs, arch, size, until, pool)
     if callable(images) and not (data or {}).get("path"):  # by its settings alone nobody could read the data again
         images = images()

@@ -1,5 +1,6 @@
 """How learning rates go over epochs and layers."""
 
+import math
 import sys
 
 import numpy as np
@@ -69,6 +70,14 @@ def frozen_epochs(
     return int(trained) if asked is None else asked
 
 
+def check_rate(
+    lr: float,  # highest learning rate
+):
+    "Raise `InputError` for one that trains nothing, or uphill."
+    if not 0 < lr < math.inf:
+        raise InputError(f"learning rate {lr}: give a number above 0, such as 0.001 (lr=, --lr)")
+
+
 def check_schedule(
     schedule: str,  # one of `SCHEDULES`
 ):
@@ -92,9 +101,10 @@ def fit_schedule(
     logarithmic scale, a hundredth in the first, whether its head was trained alone before or not; with `layer_decay`
     they are what `layer_rates` says. Where nothing is pretrained all learn at one rate. "plateau" fits at one rate, the
     head alone before where asked, and lowers it as `PLATEAU` says.
-    Raises `InputError` for an unknown schedule, for `layer_decay` with a Learner that is not by layer, and for
-    `freeze_epochs` with one of a single group."""
+    Raises `InputError` for an unknown schedule, for a rate that is not above 0, for `layer_decay` with a
+    Learner that is not by layer, and for `freeze_epochs` with one of a single group."""
     check_schedule(schedule)
+    check_rate(lr)
     if learn.opt is None:
         learn.create_opt()
     n = len(learn.opt.param_lists)
