@@ -77,7 +77,7 @@ def test_a_network_starts_as_if_it_knew_no_region_and_then_answers_by_it(arch, o
 
 
 def test_a_network_with_two_classifiers_says_that_it_cannot():
-    with pytest.raises(InputError, match="no one linear classifier"):
+    with pytest.raises(InputError, match="more than a linear classifier"):
         create_net("deit_tiny_distilled_patch16_224", pretrained=False, n_regions=3)
 
 

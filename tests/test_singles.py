@@ -9,7 +9,7 @@ from mura_fastai.data.loaders import mura_dls
 from mura_fastai.errors import InputError
 from mura_fastai.models.backbones import create_net
 from mura_fastai.models.cnn import MuraCNN
-from mura_fastai.results.experiment import find_lr
+from mura_fastai.results.lr_search import find_lr
 from mura_fastai.training.learner import mura_learner
 from mura_fastai.training.runs import train_run
 from mura_fastai.training.singles import learns_from_one
