@@ -183,13 +183,14 @@ def test_a_run_records_the_recipe_and_every_value_it_came_to(mura, root, tmp_pat
     [
         (dict(epochs=2), "px, 1 + 2 epochs; it gave --arch resnet18.tv_in1k --size 192 --bs 32", "left out"),
         (dict(epochs=2, freeze_epochs=0), "px, 2 epochs; it gave", "--freeze-epochs"),
+        (dict(recipe="quick", arch="resnet18", freeze_epochs=None), "px, 1 + 24 epochs; it gave --size", "left out"),
         (dict(arch="mura_cnn"), "px, 8 epochs; it gave --size 192 --epochs 8 --bs 32; made for another start, and left "
          "out: --freeze-epochs --lr --layer-decay --until --pool", "+"),
     ],
 )  # fmt: skip
 def test_a_recipe_says_what_it_gave_and_what_it_left_out(tmp_path, root, capsys, given, told, not_told):
     with pytest.raises(InputError, match="unknown optimizer"):  # nothing has to be trained for it
-        train(root, tmp_path / "run", recipe="strong", optimizer="none", **given)
+        train(root, tmp_path / "run", **{"recipe": "strong", "optimizer": "none", **given})
     line = capsys.readouterr().err.splitlines()[0]
     assert told in line and not_told not in line, line
 

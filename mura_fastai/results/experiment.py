@@ -13,7 +13,6 @@ from mura_fastai.data.reading import name_skipped, read_data
 from mura_fastai.data.sources import find_source
 from mura_fastai.errors import InputError
 from mura_fastai.files import refuse_closed
-from mura_fastai.models.backbones import OWN
 from mura_fastai.results.calibrate import Decision, decide_together
 from mura_fastai.results.compare import compare
 from mura_fastai.results.competition import competition_folders, write_competition
@@ -36,6 +35,7 @@ from mura_fastai.training.recipes import RECIPES, recipe_settings
 from mura_fastai.training.repeats import is_finished, sub_runs, train_repeats
 from mura_fastai.training.resume import refuse_edited, resume_run
 from mura_fastai.training.runs import FORM, read_settings, refuse_weights, train_run
+from mura_fastai.training.schedules import frozen_epochs
 from mura_fastai.training.tables import lost_data
 from mura_fastai.training.within import refuse_no_run
 
@@ -95,8 +95,7 @@ def train(
 def _done_by(recipe: str, given: dict, settings: dict) -> str:
     "What a recipe made of the settings that were given, in a line."
     arch, size, epochs = (settings[k] for k in ("arch", "size", "epochs"))
-    starts_trained = arch not in OWN and bool(settings.get("pretrained", True) or settings.get("weights"))
-    frozen = settings.get("freeze_epochs", 1) if starts_trained else 0
+    frozen = frozen_epochs(settings.get("freeze_epochs"), settings)
     told = f"recipe {recipe}: {arch} at {size} px, {f'{frozen} + ' if frozen else ''}{one_of(epochs, 'epoch')}"
     own = {k: v for k, v in RECIPES[recipe].settings().items() if given.get(k) is None}
     filled = [f"{_option(k)}{'' if k == 'augment' else f' {settings[k]}'}" for k in own if k in settings]
